@@ -1,0 +1,9 @@
+"""Intra-model collaborative learning (Fang & Lin, arXiv 2105.09590): the four losses, and training with them."""
+
+from imcl_core.collaboration import Collaboration, MethodSettings
+from imcl_core.errors import ImclError
+from imcl_core.ledger import Record
+from imcl_core.recipes import RunConfig
+from imcl_core.training import train
+
+__all__ = ["Collaboration", "ImclError", "MethodSettings", "Record", "RunConfig", "train"]

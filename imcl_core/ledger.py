@@ -1,0 +1,116 @@
+"""Run records on disk: one small JSON file a run, written once and whole, read together as one table."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from imcl_core.errors import ImclError
+from imcl_core.recipes import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What one run was and what came out of it.
+
+    `curve` and `config` are the outcome: a run repeated, or interrupted and resumed, gives the same ones. `run` is how
+    it went: versions, hardware, wall time, images a second, peak memory.
+    """
+
+    config: RunConfig
+    curve: list[dict[str, Any]]  # an epoch each: lr, loss, terms, train_error, test_loss, test_error, test_error_top5
+    run: dict[str, Any]
+
+    @property
+    def last_error(self) -> float:
+        """Top-1 error of the last epoch, %."""
+        return self.curve[-1]["test_error"]
+
+    @property
+    def best_error(self) -> float:
+        """Lowest top-1 error of all epochs, %: what the paper reports, and an optimistic figure."""
+        return min(epoch["test_error"] for epoch in self.curve)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.run["images_per_s"]
+
+    def to_json(self) -> str:
+        content = {"name": self.config.name, "config": dataclasses.asdict(self.config), "curve": self.curve, "run": self.run}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        content = json.loads(text)
+        return cls(RunConfig(**content["config"]), content["curve"], content["run"])
+
+    def row(self) -> dict[str, Any]:
+        """The configuration and the summary, flat."""
+        last = self.curve[-1]
+        return dataclasses.asdict(self.config) | {
+            "name": self.config.name,
+            "last_error": self.last_error,
+            "best_error": self.best_error,
+            "last_error_top5": last["test_error_top5"],
+            "best_error_top5": min(epoch["test_error_top5"] for epoch in self.curve),
+            **{k: self.run[k] for k in ("device", "seconds", "images_per_s", "peak_memory_gb")},
+        }
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there in full or not at all: to a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ImclError(f"Could not write {path} ({error.strerror}): free some space or choose another folder.") from error
+
+
+def move_aside(path: Path) -> Path:
+    """Renames a damaged file to a free name ending in `.corrupt`, `.corrupt-1`, …; returns the new path."""
+    aside, count = path.with_name(path.name + ".corrupt"), 0
+    while aside.exists():
+        count += 1
+        aside = path.with_name(f"{path.name}.corrupt-{count}")
+    path.replace(aside)
+    return aside
+
+
+def write(record: Record, folder: str | Path) -> Path:
+    """Writes a record to `folder/<name>.json`."""
+    path = Path(folder) / f"{record.config.name}.json"
+    write_whole(path, record.to_json().encode())
+    return path
+
+
+def read_record(path: str | Path) -> Record:
+    """One record; a damaged file is moved aside and reported by an `ImclError`."""
+    path = Path(path)
+    try:
+        record = Record.from_json(path.read_text())
+        if record.config.name != path.stem or not record.curve:
+            raise ValueError("its name and its content differ")
+    except (ValueError, KeyError, TypeError, ImclError) as error:
+        aside = move_aside(path)
+        raise ImclError(f"The record {path} is damaged ({error}); it is now {aside.name}: run it again.") from error
+    return record
+
+
+def records(*folders: str | Path) -> list[Record]:
+    """All records below the folders, by path; one that lies in several folders is taken once."""
+    paths = {path.stem: path for folder in folders for path in sorted(Path(folder).rglob("*.json"))}
+    return [read_record(path) for path in paths.values()]
+
+
+def read(*folders: str | Path) -> pd.DataFrame:
+    """All records below the folders as a table, a row a run: the configuration, last and best error (%), speed."""
+    return pd.DataFrame([record.row() for record in records(*folders)])

@@ -1,0 +1,188 @@
+r"""The equations of the paper, as pure functions of tensors.
+
+Symbols: a batch of ``B`` images, ``m`` classes, ``H`` predictions of one image, logits ``z``, temperature ``T``,
+:math:`\psi(z;T)_i = \exp(z_i/T) / \sum_j \exp(z_j/T)`. Every loss is a mean over the batch and is computed in
+float32 at least: half-precision inputs are promoted first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imcl_core.errors import ImclError, check_choice
+
+
+def promote(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 where it is float64 already."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _check_logits(logits: Tensor, target: Tensor) -> None:
+    if logits.ndim != 2 or target.shape != logits.shape[:1]:
+        raise ImclError(
+            f"Logits must have shape (B, m) and targets (B,); got {tuple(logits.shape)} and {tuple(target.shape)}."
+        )
+
+
+def hard_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy with the labels, `J_hard` of Eq. 1 (T = 1) and Eq. 5 (T = 2).
+
+    `logits` (B, m), `target` (B,) class indices; a scalar.
+    """
+    _check_logits(logits, target)
+    return F.cross_entropy(promote(logits) / temperature, target)
+
+
+def soft_loss(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy with a teacher's probabilities, `J_soft` of Eq. 2 and Eq. 6.
+
+    `teacher` (B, m) probabilities, `logits` (B, m); a scalar.
+    """
+    if teacher.shape != logits.shape or logits.ndim != 2:
+        raise ImclError(
+            f"Teacher and logits must both have shape (B, m); got {tuple(teacher.shape)} and {tuple(logits.shape)}."
+        )
+    log_probabilities = F.log_softmax(promote(logits) / temperature, dim=1)
+    return -(promote(teacher) * log_probabilities).sum(dim=1).mean()
+
+
+def peer_targets(logits: Tensor, temperature: float, detach: bool = True) -> Tensor:
+    """What each prediction is taught by the others: the softened mean of their logits, `q` of Eq. 2 and Eq. 4.
+
+    `logits` (H, B, m) with H >= 2; probabilities (H, B, m). They are constants unless `detach` is false.
+    """
+    if logits.ndim != 3 or logits.shape[0] < 2:
+        raise ImclError(
+            f"Peers need logits of shape (H, B, m) with H >= 2 predictions; got {tuple(logits.shape)}: use two "
+            "branches or more."
+        )
+    z = promote(logits.detach() if detach else logits)
+    others = (z.sum(dim=0, keepdim=True) - z) / (len(z) - 1)
+    return F.softmax(others / temperature, dim=2)
+
+
+def output_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float = 0.5,
+    temperature: float = 2.0,
+    detach: bool = True,
+    t_squared: bool = False,
+) -> Tensor:
+    """Collaboration of the output layer, Eq. 3 and Eq. 4: each of H predictions learns from labels and peers.
+
+    `logits` (H, B, m), `target` (B,); a scalar. `t_squared` multiplies the soft part by T², as distillation does.
+    """
+    teachers = peer_targets(logits, temperature, detach)
+    hard = torch.stack([hard_loss(z, target) for z in logits]).mean()
+    soft = torch.stack([soft_loss(q, z, temperature) for q, z in zip(teachers, logits, strict=True)]).mean()
+    return alpha * hard + (1 - alpha) * (temperature**2 if t_squared else 1.0) * soft
+
+
+def intermediate_losses(
+    local_logits: list[Tensor],
+    final_logits: Tensor,
+    target: Tensor,
+    alpha: float = 0.05,
+    beta: float = 0.05,
+    temperature: float = 2.0,
+) -> Tensor:
+    """Collaboration of intermediate layers, Eq. 5-7: each local classifier learns from labels and deeper layers.
+
+    `local_logits`: (B, m) for each layer, shallowest first; `final_logits` (B, m), the network's own output;
+    `target` (B,). Returns one loss per layer, (len(local_logits),). Teachers are constants.
+    """
+    deeper, losses = promote(final_logits.detach()), []
+    for count, z in enumerate(reversed(local_logits), start=1):
+        teacher = F.softmax(deeper / (count * temperature), dim=1)
+        losses.append(alpha * hard_loss(z, target, temperature) + beta * soft_loss(teacher, z, temperature))
+        deeper = deeper + promote(z.detach())
+    return torch.stack(losses[::-1]) if losses else deeper.new_zeros(0)
+
+
+def _centred_unit_rows(rows: Tensor, dim: int) -> Tensor:
+    """Rows of (n, d), less their mean along `dim`, scaled to length one; a constant row becomes zero.
+
+    A row counts as constant where what is left after centring is the rounding of the mean.
+    """
+    centred = rows - rows.mean(dim=dim, keepdim=True)
+    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    rounding = 4 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
+    constant = norm <= rounding
+    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, norm))
+
+
+def _map_deviations(x: Tensor) -> Tensor:
+    """Standard deviation of each feature map over its positions: (n, C, H, W) to (n, C); 0 for a constant map.
+
+    A norm rather than a variance's root: its gradient at zero is zero, not infinite.
+    """
+    maps = x.flatten(2)
+    centred = maps - maps.mean(dim=2, keepdim=True)
+    deviation = torch.linalg.vector_norm(centred, dim=2) / maps.shape[2] ** 0.5
+    rounding = 4 * torch.finfo(x.dtype).eps * maps.detach().abs().amax(dim=2)
+    return torch.where(deviation <= rounding, 0.0, deviation)
+
+
+def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
+    """Cosine similarity of every two samples of a batch, Eq. 8.
+
+    `x` (n, C, H, W) feature maps, each reduced to its standard deviation over H·W (1×1 maps are flattened), or
+    (n, d) vectors; (n, n). `centre`: subtract each sample's own mean over channels ("sample", as Nøkland & Eidnes
+    2019) or each channel's mean over the batch ("batch"). A row that centring makes zero is similar to nothing: 0.
+    """
+    check_choice("centre", centre, ("sample", "batch"))
+    if x.ndim not in (2, 4):
+        raise ImclError(f"Similarity is defined for (n, C, H, W) or (n, d); got {tuple(x.shape)}.")
+    x = promote(x)
+    one_position = x.ndim == 2 or x.shape[2] * x.shape[3] == 1
+    rows = x.flatten(1) if one_position else _map_deviations(x)
+    unit = _centred_unit_rows(rows, dim=1 if centre == "sample" else 0)
+    return unit @ unit.T
+
+
+def pull_push_loss(
+    features: Tensor,
+    target_similarity: Tensor,
+    input_similarity: Tensor,
+    alpha_pull: float | Tensor,
+    alpha_push: float | Tensor,
+    normalise: bool = True,
+    centre: str = "sample",
+) -> Tensor:
+    """Pulls a layer's similarity matrix to the labels' and pushes it from the input's, Eq. 9.
+
+    `features` (n, C, H, W), the projected output of a layer; both similarities (n, n), taken as constants; a scalar.
+    Frobenius norms, not squared; divided by n with `normalise`, so that a weight means the same at any batch size.
+    """
+    n = len(features)
+    if target_similarity.shape != (n, n) or input_similarity.shape != (n, n):
+        raise ImclError(
+            f"{n} samples need similarity matrices of shape {(n, n)}; got {tuple(target_similarity.shape)} and "
+            f"{tuple(input_similarity.shape)}."
+        )
+    similarity = similarity_matrix(features, centre)
+    pull = torch.linalg.matrix_norm(similarity - target_similarity.detach())
+    push = torch.linalg.matrix_norm(similarity - input_similarity.detach())
+    return (alpha_pull * pull - alpha_push * push) / (n if normalise else 1)
+
+
+def kernel_covariance(weight: Tensor) -> Tensor:
+    """Covariance of a convolution's standardised filters, Eq. 10.
+
+    `weight` (F, C, kh, kw); (F, F) with ones on the diagonal. Standardised rows have length sqrt(G), so that this is
+    the cosine similarity of the centred filters; a constant filter has covariance 0 with all, itself included.
+    """
+    if weight.ndim < 2:
+        raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
+    unit = _centred_unit_rows(promote(weight).flatten(1), dim=1)
+    return unit @ unit.T
+
+
+def kernel_loss(weight: Tensor) -> Tensor:
+    """How much a convolution's filters resemble one another: `||C - diag(C)||_F` of Eq. 10.
+
+    `weight` (F, C, kh, kw); a scalar, 0 for filters that are orthogonal after centring.
+    """
+    covariance = kernel_covariance(weight)
+    return torch.linalg.matrix_norm(covariance - torch.diag(covariance.diagonal()))

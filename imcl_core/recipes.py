@@ -1,0 +1,149 @@
+"""The paper's training settings per data set (Sec. IV), their three sizes, and the configuration of one run."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from imcl_core.collaboration import MethodSettings, parse_methods
+from imcl_core.errors import ImclError, check_choice
+from imcl_core.networks import MODELS
+from imcl_core.settings import setting
+
+PROFILES = ("smoke", "cpu", "paper")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the paper trains on one data set of `images`; after each of `milestones` epochs the rate is multiplied by 0.2."""
+
+    images: int
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[int, ...]
+    padding: int = 4
+    flip: bool = True
+
+
+_CIFAR = Recipe(50_000, 200, 128, 0.1, (60, 120, 160))
+RECIPES = {
+    # Not in the paper: small, real, and shipped with scikit-learn. A flipped digit is another sign, so no flips.
+    "digits": Recipe(1_437, 30, 32, 0.05, (15, 22, 27), flip=False),
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "stl10": Recipe(5_000, 200, 128, 0.05, (60, 120, 180), padding=12),
+    "imagenet32": Recipe(1_281_167, 40, 256, 0.1, (12, 24, 36)),
+}
+DATASETS = tuple(RECIPES)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all)."""
+
+    width: float
+    epochs: int | None
+    train_size: int
+
+
+SIZES = {
+    "smoke": Profile(width=0.125, epochs=4, train_size=1_500),
+    "cpu": Profile(width=0.125, epochs=18, train_size=10_000),
+    "paper": Profile(width=1.0, epochs=None, train_size=0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(MethodSettings):
+    """Everything that decides the outcome of one run.
+
+    What is left at None is filled in from the recipe of `dataset` and the size of `profile`, so that a finished
+    `RunConfig` holds every value. Raises `ImclError` on unknown names, wrong types and impossible values.
+    """
+
+    dataset: str = setting("digits", f"one of {', '.join(DATASETS)}")
+    model: str = setting("resnet18", f"one of {', '.join(MODELS)}")
+    methods: str = setting("baseline", "'baseline', or any of out, mid, pull-push, kernel joined by '+'")
+    seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
+    noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
+    profile: str = setting("smoke", "size of the run: smoke (seconds), cpu (minutes) or paper (a GPU)")
+    validation: bool = setting(False, "hold out a tenth of the training set and test on it: for tuning")
+    width: float | None = setting(None, "factor on the number of filters of every convolution")
+    epochs: int | None = setting(None, "passes over the training images")
+    train_size: int | None = setting(None, "train on a fixed subset of so many images; 0: on all")
+    batch_size: int | None = setting(None, "images a step")
+    lr: float | None = setting(None, "initial learning rate")
+    milestones: tuple[int, ...] | None = setting(None, "epochs after which the rate is multiplied by `gamma`")
+    gamma: float = setting(0.2, "factor on the learning rate at each milestone")
+    momentum: float = setting(0.9, "of SGD")
+    nesterov: bool = setting(False, "Nesterov's momentum")
+    weight_decay: float = setting(5e-4, "on every parameter, the heads' included")
+    hidden: int = setting(512, "units of each hidden layer of the classifier")
+    dropout: float = setting(0.5, "probability of the classifier's two dropout layers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("data set", self.dataset, RECIPES)
+        check_choice("model", self.model, MODELS)
+        check_choice("profile", self.profile, SIZES)
+        self._fill("methods", "+".join(parse_methods(self.methods)) or "baseline")
+        recipe, size = RECIPES[self.dataset], SIZES[self.profile]
+        filled = {
+            "width": size.width,
+            "epochs": size.epochs or recipe.epochs,
+            "train_size": size.train_size if size.train_size < (0.9 if self.validation else 1) * recipe.images else 0,
+            "batch_size": recipe.batch_size,
+            "lr": recipe.lr,
+        }
+        for name, value in filled.items():
+            if getattr(self, name) is None:
+                self._fill(name, value)
+        if self.milestones is None:
+            self._fill("milestones", tuple(round(m * self.epochs / recipe.epochs) for m in recipe.milestones))
+        self._check_ranges()
+
+    def _fill(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_ranges(self) -> None:
+        ranges = {
+            "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20), "hidden": (1, 1 << 20),
+            "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
+        for name in ("lr", "out_temperature", "mid_temperature"):
+            if not getattr(self, name) > 0:
+                raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.dataset]
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can influence this run: those of methods that are off are left out."""
+        on = parse_methods(self.methods)
+        prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"}
+        off = tuple(prefix for method, prefix in prefixes.items() if method not in on)
+        if not {"mid", "pull-push"} & set(on):
+            off += ("attach",)
+        return {k: v for k, v in dataclasses.asdict(self).items() if not (off and k.startswith(off))}
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name the identity."""
+        canonical = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A readable, unique file name for this run."""
+        noise = f"-noise{self.noise:g}" if self.noise else ""
+        return f"{self.dataset}-{self.model}-{self.methods}{noise}-{self.profile}-seed{self.seed}-{self.key}"

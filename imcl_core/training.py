@@ -1,0 +1,311 @@
+"""One run: a configuration in, a record out. Read it from top to bottom."""
+
+import datetime
+import math
+import os
+import platform
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imcl_core import checkpoints, ledger
+from imcl_core.collaboration import Collaboration
+from imcl_core.data import DataSet, TrainBatches, evaluation_batches, load
+from imcl_core.errors import ImclError
+from imcl_core.ledger import Record
+from imcl_core.networks import build
+from imcl_core.recipes import RunConfig
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: str | Path | None = None,
+    data_folder: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    return_collaboration: bool = False,
+) -> Record | tuple[Record, Collaboration]:
+    """Trains one network and reports every epoch.
+
+    With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record, and
+    `<name>.network.pt`, the plain network's weights. An interrupted run resumes from its checkpoint and gives the same
+    record; a finished one is not trained again. On a CPU the record depends on the configuration and the number of
+    threads alone.
+
+    Returns the record; with `return_collaboration` together with the trained `Collaboration`, trained anew if need be.
+
+    Raises:
+        ImclError: data or checkpoint missing or damaged, a loss that is not finite, memory exhausted; each names the
+            remedy.
+    """
+    files = Files(Path(out), config.name) if out is not None else None
+    if files and files.record.exists() and not return_collaboration:
+        return ledger.read_record(files.record)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    data = load(
+        config.dataset,
+        folder=data_folder,
+        train_size=config.train_size or None,
+        validation=config.validation,
+        device=device,
+        progress=progress,
+    )
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
+        run = Run(config, data, device)
+        if files and files.checkpoint.exists():
+            run.load_state_dict(checkpoints.load(files.checkpoint, device))
+        run.finish(files, progress)
+    if files:
+        ledger.write(run.record(), files.folder)
+        checkpoints.save_network(files.network, run.collaboration.network)
+        files.checkpoint.unlink(missing_ok=True)
+    return (run.record(), run.collaboration) if return_collaboration else run.record()
+
+
+class Files:
+    """Where a run keeps what it writes."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = folder
+        self.record = folder / f"{name}.json"
+        self.network = folder / f"{name}.network.pt"
+        self.checkpoint = folder / f"{name}.checkpoint.pt"
+
+
+class Run:
+    """The state of a run between epochs; everything random in an epoch follows from the seed and its number."""
+
+    def __init__(self, config: RunConfig, data: DataSet, device: torch.device):
+        self.config, self.data, self.device = config, data, device
+        self.batches = TrainBatches(
+            data,
+            config.batch_size,
+            padding=config.recipe.padding,
+            flip=config.recipe.flip,
+            noise=config.noise,
+            seed=config.seed,
+        )
+        self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
+        self.step = make_step(self.collaboration, self.batches, config, device)
+        self.curve: list[dict[str, Any]] = []
+        self.epoch_seconds: list[float] = []
+
+    def finish(self, files: Files | None, progress: bool) -> None:
+        """Trains the epochs that are left, each followed by an evaluation and a checkpoint."""
+        steps = len(self.batches)
+        with tqdm(
+            total=self.config.epochs * steps * self.config.batch_size,
+            initial=len(self.curve) * steps * self.config.batch_size,
+            desc=f"{self.config.model} {self.config.methods}",
+            unit=" images",
+            unit_scale=True,
+            disable=not progress,
+            dynamic_ncols=True,
+        ) as bar:
+            for epoch in range(len(self.curve), self.config.epochs):
+                started = time.perf_counter()
+                self.curve.append(self.train_epoch(epoch, bar) | self.evaluate())
+                self.epoch_seconds.append(time.perf_counter() - started)
+                latest = self.curve[-1]
+                bar.set_postfix(epoch=epoch + 1, loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
+                if files and epoch + 1 < self.config.epochs:
+                    checkpoints.save(files.checkpoint, self.state_dict())
+
+    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+        """One pass over the training images: the mean of every term, and the error on the images as trained on, %."""
+        torch.manual_seed(_stream(self.config.seed, epoch))
+        self.batches.draw(epoch)
+        self.step.set_lr(self.config.lr_at(epoch))
+        self.collaboration.train()
+        rows = []
+        for start in range(0, len(self.batches) * self.config.batch_size, self.config.batch_size):
+            rows.append(self.step(start))
+            bar.update(self.config.batch_size)
+        values = torch.stack(rows).double().cpu()
+        names = list(self.collaboration.terms)
+        _check_finite(values, names, epoch)
+        *terms, error = values.mean(dim=0).tolist()
+        return {
+            "epoch": epoch + 1,
+            "lr": self.config.lr_at(epoch),
+            "loss": math.fsum(terms),
+            "train_error": 100 * error,
+            "terms": dict(zip(names, terms, strict=True)),
+        }
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Mean loss and top-1 and top-5 error, %, on the test images (the held-out ones in a validation run)."""
+        self.collaboration.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, labels in evaluation_batches(self.data):
+            with self.step.precision():
+                logits = self.collaboration(images.contiguous(memory_format=torch.channels_last)).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum()])
+            totals += torch.cat([F.cross_entropy(logits, labels, reduction="sum")[None], wrong]).double()
+        loss, error, error_top5 = (totals / len(self.data.test.labels)).tolist()
+        return {"test_loss": loss, "test_error": 100 * error, "test_error_top5": 100 * error_top5}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "collaboration": self.collaboration.state_dict(),
+            "optimizer": self.step.state_dict(),
+            "curve": self.curve,
+            "epoch_seconds": self.epoch_seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.collaboration.load_state_dict(state["collaboration"])
+        self.step.load_state_dict(state["optimizer"])
+        self.curve, self.epoch_seconds = state["curve"], state["epoch_seconds"]
+
+    def record(self) -> Record:
+        seconds = sum(self.epoch_seconds)
+        images = len(self.batches) * self.config.batch_size * len(self.epoch_seconds)
+        return Record(
+            self.config,
+            self.curve,
+            {
+                **_environment(self.device),
+                "seconds": round(seconds, 2),
+                "images_per_s": round(images / seconds, 1),
+                "peak_memory_gb": round(_peak_memory(self.device) / 1e9, 3),
+            },
+        )
+
+
+class Step:
+    """One training step: a batch, the losses, the gradients, SGD; float32, or half precision on a GPU."""
+
+    def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
+        self.collaboration, self.batches, self.device = collaboration, batches, device
+        self.optimizer = torch.optim.SGD(
+            collaboration.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+
+    def precision(self):
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def __call__(self, start: int) -> Tensor:
+        """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
+        images, labels = self.batches.batch(start)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self.precision():
+            loss = self.collaboration(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        wrong = (self.collaboration.logits.argmax(dim=1) != labels).float().mean()
+        return torch.stack([*self.collaboration.terms.values(), wrong])
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+def make_step(collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device) -> Step:
+    return Step(collaboration, batches, config, device)
+
+
+def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration:
+    """The network of a run with its methods attached, on the CPU, with the seed's initial weights."""
+    torch.manual_seed(_stream(config.seed, -1))
+    network = build(config.model, data.num_classes, config.width, config.hidden, config.dropout)
+    return Collaboration(
+        network, config.methods, settings=config, image_shape=tuple(data.test.images.shape[1:]), seed=config.seed
+    )
+
+
+def _stream(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each run; -1 stands for the initial weights."""
+    return int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
+    """Names the term that was the first to become NaN or infinite; `values` (steps, terms + 1)."""
+    broken = ~values[:, :-1].isfinite()
+    if broken.any():
+        step = int(broken.any(dim=1).nonzero()[0])
+        terms = ", ".join(name for name, bad in zip(names, broken[step].tolist(), strict=True) if bad)
+        raise ImclError(
+            f"The loss is not finite: {terms} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (lr) or "
+            "the weight of that term."
+        )
+
+
+@contextmanager
+def _memory_errors(config: RunConfig):
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+            if "can't allocate memory" not in str(error):  # how PyTorch says it on a CPU
+                raise
+        raise ImclError(
+            f"Out of memory with batch_size {config.batch_size}: lower batch_size, to {config.batch_size // 2} say, or width."
+        ) from error
+
+
+@contextmanager
+def _interruptions(files: Files | None):
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if files is None:
+            raise
+        kept = "its checkpoint is kept" if files.checkpoint.exists() else "no epoch was finished"
+        raise ImclError(f"Interrupted; {kept}: run the same command again to go on.") from error
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": gpu or _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if platform.system() == "Windows":
+        return 0
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

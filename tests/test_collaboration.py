@@ -1,0 +1,283 @@
+"""Collaboration: every gradient against running each layer a second time on a detached input."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from imcl_core import Collaboration, ImclError, MethodSettings, losses
+from imcl_core.collaboration import METHODS, parse_methods
+from imcl_core.heads import hierarchical_dropout
+from imcl_core.networks import build
+from torch import nn
+
+CLASSES, BATCH = 5, 6
+SUBSETS = ["+".join(s) or "baseline" for n in range(5) for s in itertools.combinations(METHODS, n)]
+
+
+def make(model="resnet18", methods="baseline", **settings):
+    torch.manual_seed(0)
+    network = build(model, CLASSES, width=1 / 16, hidden=16).double()
+    return Collaboration(network, methods, settings=MethodSettings(**settings)).double()
+
+
+def make_batch(seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64)
+    return images, torch.arange(BATCH) % CLASSES
+
+
+def gradients(module):
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def recomputed_gradients(collaboration, images, labels):
+    """The objective with every local loss on a second, detached run of its layer: slow, and plainly right."""
+    c = copy.deepcopy(collaboration)
+    inputs, s = {}, c.settings
+    hooks = [
+        c.network.get_submodule(name).register_forward_hook(lambda m, x, out, name=name: inputs.update({name: x}))
+        for name in c.layers
+    ]
+    if "out" in c.methods:
+        features = c.network.pool(c.network.trunk(images))
+        predictions = hierarchical_dropout(c.network.classifier, features, s.out_branches)
+        final = predictions.mean(dim=0)
+        total = losses.output_loss(predictions, labels)
+    else:
+        final = c.network(images)
+        total = losses.hard_loss(final, labels)
+    for hook in hooks:
+        hook.remove()
+    outputs = {name: c.network.get_submodule(name)(*[x.detach() for x in inputs[name]]) for name in c.layers}
+    if "mid" in c.methods:
+        local = [c.heads[f"mid/{n}".replace(".", "/")](h) for n, h in outputs.items()]
+        total = total + losses.intermediate_losses(local, final.detach(), labels).sum()
+    if "pull-push" in c.methods:
+        target = losses.similarity_matrix(F.one_hot(labels, CLASSES).double())
+        source = losses.similarity_matrix(images)
+        for i, (name, h) in enumerate(outputs.items()):
+            depth = i / (len(outputs) - 1)
+            pull, push = ((1 - depth) * a + depth * b for a, b in (s.pp_pull, s.pp_push))
+            projected = c.heads[f"pull-push/{name}".replace(".", "/")](h)
+            total = total + losses.pull_push_loss(projected, target, source, pull, push)
+    for name in c.kernels:
+        total = total + s.kernel_weight * losses.kernel_loss(c.network.get_submodule(name).weight)
+    total.backward()
+    return total.detach(), gradients(c)
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
+@pytest.mark.parametrize("methods", SUBSETS)
+def test_gradients_equal_detach_and_recompute(model, methods):
+    collaboration = make(model, methods)
+    images, labels = make_batch()
+    torch.manual_seed(7)
+    expected_loss, expected = recomputed_gradients(collaboration, images, labels)
+    torch.manual_seed(7)
+    loss = collaboration(images, labels)
+    loss.backward()
+    found = gradients(collaboration)
+    torch.testing.assert_close(loss.detach(), expected_loss, rtol=1e-12, atol=1e-12)
+    assert found.keys() == expected.keys()
+    assert any(name.startswith("heads") for name in found) == bool({"mid", "pull-push"} & set(collaboration.methods))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
+@pytest.mark.parametrize("method", ["mid", "pull-push", "kernel"])
+def test_a_local_term_reaches_its_own_layer_only(model, method):
+    collaboration = make(model, method)
+    images, labels = make_batch()
+    for name in collaboration.layers or collaboration.kernels:
+        collaboration.zero_grad(set_to_none=True)
+        collaboration.objective(images, labels)[f"{method}/{name}"].backward()
+        reached = {n for n, g in gradients(collaboration).items() if g.abs().max() > 0}
+        own = {f"network.{name}.{n}" for n, _ in collaboration.network.get_submodule(name).named_parameters()}
+        head = {n for n in reached if n.startswith(f"heads.{method}/{name.replace('.', '/')}.")}
+        assert bool(head) == (method != "kernel")
+        assert reached - head <= own
+        assert f"network.{name}.conv.weight" in reached or f"network.{name}.weight" in reached
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet18", "resnet101"])
+def test_a_step_with_every_method_off_is_a_plain_step_bit_for_bit(model):
+    torch.manual_seed(0)
+    plain = build(model, CLASSES, width=1 / 16, hidden=16)
+    collaboration = Collaboration(copy.deepcopy(plain), "baseline")
+    images, labels = make_batch()
+    for module, step in ((plain, lambda x: F.cross_entropy(plain(x), labels)), (collaboration, lambda x: collaboration(x, labels))):
+        torch.manual_seed(3)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        for _ in range(2):
+            optimizer.zero_grad()
+            step(images.float()).backward()
+            optimizer.step()
+    after = collaboration.network.state_dict()
+    assert plain.state_dict().keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in plain.state_dict().items())
+
+
+def test_batch_norm_statistics_are_updated_once_a_step():
+    collaboration, baseline = make(methods="out+mid+pull-push+kernel"), make()
+    images, labels = make_batch()
+    collaboration(images, labels)
+    baseline(images, labels)
+    ours, theirs = (dict(c.network.named_buffers()) for c in (collaboration, baseline))
+    assert ours["trunk.stem.conv1.bn.num_batches_tracked"] == 1
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name])
+
+
+def test_network_stays_plain():
+    collaboration = make(methods="out+mid+pull-push+kernel")
+    images, labels = make_batch()
+    collaboration(images, labels).backward()
+    fresh = build("resnet18", CLASSES, width=1 / 16, hidden=16).double()
+    fresh.load_state_dict(collaboration.network.state_dict())
+    assert not any("forward" in vars(m) for m in collaboration.network.modules())
+    collaboration.eval(), fresh.eval()
+    assert torch.equal(collaboration(images), fresh(images))
+
+
+def test_forward_is_restored_when_a_step_fails():
+    collaboration = make(methods="out+mid")
+    with pytest.raises(RuntimeError):
+        collaboration(torch.zeros(2, 4, 32, 32, dtype=torch.float64), torch.zeros(2, dtype=torch.long))
+    assert not any("forward" in vars(m) for m in collaboration.network.modules())
+
+
+def test_heads_leave_the_random_stream_alone():
+    torch.manual_seed(5)
+    network = build("vgg16", CLASSES, width=1 / 16)
+    state = torch.get_rng_state()
+    first = Collaboration(network, "mid+pull-push", seed=1).heads.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    second = Collaboration(network, "mid+pull-push", seed=1).heads.state_dict()
+    other = Collaboration(network, "mid+pull-push", seed=2).heads.state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_terms_add_up_to_the_loss_and_name_every_layer():
+    collaboration = make(methods="out+mid+pull-push+kernel")
+    loss = collaboration(*make_batch())
+    assert sum(v.item() for v in collaboration.terms.values()) == pytest.approx(loss.item())
+    kinds = [name.split("/")[0] for name in collaboration.terms]
+    assert [kinds.count(k) for k in ("out", "mid", "pull-push", "kernel")] == [1, 17, 17, 8]
+    assert not any(v.requires_grad for v in collaboration.terms.values())
+
+
+@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
+def test_kernel_covers_the_last_two_groups(model):
+    kernels = make(model, "kernel").kernels
+    prefix = {"vgg16": ("trunk.group4.", "trunk.group5."), "resnet18": ("trunk.stage3.", "trunk.stage4.")}[model]
+    assert len(kernels) == {"vgg16": 6, "resnet18": 8}[model]
+    assert all(name.startswith(prefix) for name in kernels)
+
+
+@pytest.mark.parametrize(("model", "count"), [("vgg16", 5), ("resnet18", 9)])
+def test_attaching_to_blocks(model, count):
+    collaboration = make(model, "mid+pull-push", attach="blocks")
+    collaboration(*make_batch()).backward()
+    assert len(collaboration.layers) == count
+    assert len(collaboration.terms) == 1 + 2 * count
+
+
+def test_settings_reach_the_losses():
+    images, labels = make_batch()
+    changed = {
+        "out": {"out_alpha": 0.9, "out_temperature": 3.0, "out_t_squared": True, "out_branches": 3},
+        "mid": {"mid_alpha": 0.5, "mid_beta": 0.5, "mid_temperature": 1.0, "mid_pool": 2, "mid_width": 2},
+        "pull-push": {"pp_pull": (1.0, 0.2), "pp_push": (0.3, 0.7), "pp_normalise": False, "pp_centre": "batch"},
+        "kernel": {"kernel_weight": 3.0},
+    }
+    for method, settings in changed.items():
+        torch.manual_seed(0)
+        reference = make("vgg16", method)
+        torch.manual_seed(1)
+        default = reference(images, labels).item()
+        for name, value in settings.items():
+            changed_one = make("vgg16", method, **{name: value})
+            torch.manual_seed(1)
+            assert changed_one(images, labels).item() != pytest.approx(default, rel=1e-6), name
+
+
+def test_teachers_may_learn_where_asked():
+    images, labels = make_batch()
+    found = []
+    for detach in (True, False):
+        collaboration = make("vgg16", "out", out_detach=detach)
+        torch.manual_seed(1)
+        collaboration(images, labels).backward()
+        found.append(collaboration.network.classifier[6].weight.grad)
+    assert not torch.allclose(*found)
+
+
+def test_any_classifier_by_module_names():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2))
+            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
+
+        def forward(self, x):
+            return self.head(self.features(x).mean(dim=(2, 3)))
+
+    collaboration = Collaboration(
+        Plain(), "out+mid+pull-push+kernel", layers=["features.0"], kernels=["features.0.0"], classifier="head",
+        image_shape=(1, 12, 12),
+    )  # fmt: skip
+    collaboration(torch.randn(4, 1, 12, 12), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(p.grad is not None for p in collaboration.parameters())
+    assert collaboration(torch.randn(4, 1, 12, 12)).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("baseline", ()), ("kernel+mid", ("mid", "kernel")), (" out + mid ", ("out", "mid")), ("pull-push", ("pull-push",))],
+)
+def test_parse_methods(text, expected):
+    assert parse_methods(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("build_it", "message"),
+    [
+        (lambda: parse_methods("mod"), "mid"),
+        (lambda: parse_methods(""), "Unknown method"),
+        (lambda: parse_methods("mid+mid"), "twice"),
+        (lambda: parse_methods("baseline+mid"), "Unknown method 'baseline'"),
+        (lambda: Collaboration(nn.Linear(3, 2), "mid"), "Name the modules"),
+        (lambda: Collaboration(nn.Linear(3, 2), "kernel"), "Name the convolutions"),
+        (lambda: Collaboration(nn.Sequential(nn.Linear(3, 2)), "mid", layers=["1"]), "no module '1'"),
+        (lambda: make(methods="mid", attach="nowhere"), "nowhere"),
+        (lambda: make(methods="mid", mid_alfa=1), "mid_alpha"),
+        (lambda: make(methods="mid", mid_alpha="1"), "type float"),
+    ],
+)
+def test_misuse_is_one_clear_sentence(build_it, message):
+    with pytest.raises(ImclError, match=message) as caught:
+        build_it()
+    assert "\n" not in str(caught.value)
+
+
+def test_second_backward_is_refused():
+    collaboration = make(methods="mid")
+    loss = collaboration(*make_batch())
+    loss.backward(retain_graph=True)
+    with pytest.raises(ImclError, match="once"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("methods", ["mid", "out+mid+pull-push+kernel"])
+def test_half_precision_gives_finite_gradients(methods):
+    collaboration = make("vgg16", methods).float()
+    images, labels = make_batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = collaboration(images.float(), labels)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in collaboration.parameters())
