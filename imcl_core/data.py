@@ -98,7 +98,7 @@ def load(
 
 
 def stratified_order(labels: Tensor) -> Tensor:
-    """A fixed random order (N,) of which every prefix holds each class in proportion, to within one image."""
+    """A fixed random order (N,) of which every prefix holds the classes in their proportions, but for rounding."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     by_class = labels[shuffled].argsort(stable=True)
     counts = labels.bincount()
@@ -150,7 +150,7 @@ def _digits() -> Arrays:
 def _read(path: Path) -> Arrays:
     """The arrays of an `.npz` in the layout of Keras's data sets; a damaged file is moved aside."""
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as raw, np.load(raw) as file:
             arrays = {key: file[key] for key in KEYS if key in file.files}
     except (MemoryError, PermissionError):
         raise

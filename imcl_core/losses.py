@@ -92,6 +92,8 @@ def intermediate_losses(
     `local_logits`: (B, m) for each layer, shallowest first; `final_logits` (B, m), the network's own output;
     `target` (B,). Returns one loss per layer, (len(local_logits),). Teachers are constants.
     """
+    if any(z.shape != final_logits.shape for z in local_logits):
+        raise ImclError(f"Every layer's logits must have the shape of the network's, {tuple(final_logits.shape)}.")
     deeper, losses = promote(final_logits.detach()), []
     for count, z in enumerate(reversed(local_logits), start=1):
         teacher = F.softmax(deeper / (count * temperature), dim=1)
@@ -100,16 +102,19 @@ def intermediate_losses(
     return torch.stack(losses[::-1]) if losses else deeper.new_zeros(0)
 
 
-def _centred_unit_rows(rows: Tensor, dim: int) -> Tensor:
-    """Rows of (n, d), less their mean along `dim`, scaled to length one; a constant row becomes zero.
+def _centred_cosines(rows: Tensor, dim: int) -> Tensor:
+    """Cosine similarity (n, n) of the rows (n, d) less their mean along `dim`; 0 where centring leaves nothing.
 
-    A row counts as constant where what is left after centring is the rounding of the mean.
+    A row counts as constant where what is left is the rounding of the mean.
     """
-    centred = rows - rows.mean(dim=dim, keepdim=True)
+    shifted = rows - rows.narrow(dim, 0, 1).detach()  # changes nothing but the rounding: constants become exact
+    centred = shifted - shifted.mean(dim=dim, keepdim=True)
     norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     rounding = 4 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
     constant = norm <= rounding
-    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, norm))
+    unit = torch.where(constant, 0.0, centred / torch.where(constant, 1.0, norm))
+    with torch.autocast(unit.device.type, enabled=False):
+        return unit @ unit.T
 
 
 def _map_deviations(x: Tensor) -> Tensor:
@@ -118,7 +123,8 @@ def _map_deviations(x: Tensor) -> Tensor:
     A norm rather than a variance's root: its gradient at zero is zero, not infinite.
     """
     maps = x.flatten(2)
-    centred = maps - maps.mean(dim=2, keepdim=True)
+    shifted = maps - maps[:, :, :1].detach()
+    centred = shifted - shifted.mean(dim=2, keepdim=True)
     deviation = torch.linalg.vector_norm(centred, dim=2) / maps.shape[2] ** 0.5
     rounding = 4 * torch.finfo(x.dtype).eps * maps.detach().abs().amax(dim=2)
     return torch.where(deviation <= rounding, 0.0, deviation)
@@ -137,8 +143,7 @@ def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
     x = promote(x)
     one_position = x.ndim == 2 or x.shape[2] * x.shape[3] == 1
     rows = x.flatten(1) if one_position else _map_deviations(x)
-    unit = _centred_unit_rows(rows, dim=1 if centre == "sample" else 0)
-    return unit @ unit.T
+    return _centred_cosines(rows, dim=1 if centre == "sample" else 0)
 
 
 def pull_push_loss(
@@ -175,8 +180,7 @@ def kernel_covariance(weight: Tensor) -> Tensor:
     """
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
-    unit = _centred_unit_rows(promote(weight).flatten(1), dim=1)
-    return unit @ unit.T
+    return _centred_cosines(promote(weight).flatten(1), dim=1)
 
 
 def kernel_loss(weight: Tensor) -> Tensor:

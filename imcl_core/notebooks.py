@@ -42,7 +42,9 @@ _PROGRESS_BAR = re.compile(r"\d+%\|.*\||\[\d+:\d\d(:\d\d)?[<,\]]")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r"^#\s+\S", re.MULTILINE)
 _MYST = re.compile(r"^\s*(```+\{|~~~+\{|:::+)|\{[a-z][\w:-]*\}`", re.MULTILINE)
-_LOCAL_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp|var|opt|mnt|srv|private|work|content)/[\w.@-]+|[A-Z]:\\Users\\")
+_LOCAL_PATH = re.compile(
+    r"(?<![\w.:/])/(?:home|Users|root|tmp|var|opt|mnt|srv|private|work|content)/[\w.@-]+|[A-Z]:\\Users\\"
+)
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 
 
@@ -153,7 +155,9 @@ def execute(
     return _write_if_changed(Path(out or path), dumps(executed))
 
 
-def _run(path: Path, notebook: NotebookNode, parameters: dict[str, Any], cwd: Path, attempts: int) -> NotebookNode:
+def _run(
+    path: Path, notebook: NotebookNode, parameters: dict[str, Any], cwd: Path, attempts: int
+) -> NotebookNode:
     for attempt in range(1, attempts + 1):
         try:
             return normalise(
@@ -169,10 +173,14 @@ def _run(path: Path, notebook: NotebookNode, parameters: dict[str, Any], cwd: Pa
             )
         except papermill.PapermillExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-            raise ImclError(f"{path}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{trace}") from None
+            raise ImclError(
+                f"{path}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{trace}"
+            ) from None
         except RuntimeError as error:  # the kernel died: killed, or another process took one of its ports
             if attempt == attempts:
-                raise ImclError(f"{path}: the kernel died {attempts} times ({error}); is there memory enough?") from error
+                raise ImclError(
+                    f"{path}: the kernel died {attempts} times ({error}); is there memory enough?"
+                ) from error
     raise AssertionError("unreachable")
 
 
@@ -224,7 +232,9 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None)
         running = {pool.submit(_timed, path): path for path in todo}
         for done, future in enumerate(as_completed(running), start=1):
             path, (seconds, failure) = running[future], future.result()
-            print(f"[{done}/{len(todo)}] {path} {'FAILED' if failure else 'ran'} in {seconds:.0f} s", flush=True)
+            print(
+                f"[{done}/{len(todo)}] {path} {'FAILED' if failure else 'ran'} in {seconds:.0f} s", flush=True
+            )
             if failure:
                 failures.append(failure)
                 print(failure, file=sys.stderr, flush=True)
@@ -341,7 +351,9 @@ def _first_line(cell: NotebookNode) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m imcl_core.notebooks`: 0 if all is well, 1 with a sentence on the error stream if not."""
-    parser = argparse.ArgumentParser(prog="python -m imcl_core.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m imcl_core.notebooks", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("execute", help="run notebooks in place with their default parameters")
     run.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
