@@ -98,7 +98,7 @@ def load(
 
 
 def stratified_order(labels: Tensor) -> Tensor:
-    """A fixed random order (N,) of which every prefix holds the classes in their proportions, but for rounding."""
+    """A fixed random order (N,), of which every prefix holds the classes in proportion but for rounding."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     by_class = labels[shuffled].argsort(stable=True)
     counts = labels.bincount()

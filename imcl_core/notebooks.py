@@ -1,4 +1,4 @@
-"""Notebooks: executed through papermill, normalised so that a re-run changes no byte, checked before the book is built.
+"""Notebooks: executed through papermill, normalised so that a re-run changes no byte, and checked.
 
 `python -m imcl_core.notebooks execute|check|normalise` is what the Makefile calls.
 """
@@ -74,8 +74,8 @@ def _write_if_changed(path: Path, text: str) -> bool:
 def normalise(notebook: NotebookNode) -> NotebookNode:
     """A copy without what differs from one run to the next: times, versions, random ids, progress bars.
 
-    Metadata is a white list; a cell's id is a hash of its source; execution counts run from 1; adjacent pieces of one
-    stream are joined. Applying it twice changes nothing.
+    Metadata is a white list; a cell's id is a hash of its source; execution counts run from 1; adjacent
+    pieces of one stream are joined. Applying it twice changes nothing.
     """
     old = deepcopy(notebook)
     metadata = {key: old.metadata[key] for key in NOTEBOOK_METADATA if key in old.metadata}
@@ -139,11 +139,12 @@ def execute(
     cwd: Path | str | None = None,
     attempts: int = 2,
 ) -> bool:
-    """Run a notebook in a fresh kernel and write it, normalised, to `out` (default: in place) if that changes a byte.
+    """Run a notebook in a fresh kernel and write it, normalised, to `out` (default: in place).
 
-    `parameters` replace those of its cell tagged `parameters`; the kernel runs in `cwd` (default: the notebook's
-    folder) and is started again if it dies. Returns whether a file was written. Raises `ImclError`, and writes
-    nothing, on an unknown parameter, one of another type, a cell that fails, or a run that stops early.
+    `parameters` replace those of its cell tagged `parameters`; the kernel runs in `cwd` (default: the
+    notebook's folder) and is started again if it dies. Returns whether the file changed: a re-run of an
+    unchanged notebook leaves it untouched. Raises `ImclError`, and writes nothing, on an unknown parameter,
+    one of another type, a cell that fails, or a run that stops early.
     """
     path, parameters = Path(path), dict(parameters or {})
     notebook = normalise(read(path))
@@ -155,33 +156,19 @@ def execute(
     return _write_if_changed(Path(out or path), dumps(executed))
 
 
-def _run(
-    path: Path, notebook: NotebookNode, parameters: dict[str, Any], cwd: Path, attempts: int
-) -> NotebookNode:
-    for attempt in range(1, attempts + 1):
-        try:
-            return normalise(
-                papermill.execute_notebook(
-                    notebook,
-                    None,
-                    parameters,
-                    kernel_name="python3",
-                    cwd=str(cwd),
-                    progress_bar=False,
-                    extra_arguments=["--log-level=CRITICAL"],  # ipykernel 7 warns of TCP at every start
-                )
-            )
-        except papermill.PapermillExecutionError as error:
-            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-            raise ImclError(
-                f"{path}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{trace}"
-            ) from None
-        except RuntimeError as error:  # the kernel died: killed, or another process took one of its ports
-            if attempt == attempts:
-                raise ImclError(
-                    f"{path}: the kernel died {attempts} times ({error}); is there memory enough?"
-                ) from error
-    raise AssertionError("unreachable")
+def _run(path: Path, notebook: NotebookNode, parameters: dict, cwd: Path, attempts: int) -> NotebookNode:
+    options = {"kernel_name": "python3", "cwd": str(cwd), "progress_bar": False}
+    options["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
+    try:
+        return normalise(papermill.execute_notebook(notebook, None, parameters, **options))
+    except papermill.PapermillExecutionError as error:
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        message = f"{path}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{trace}"
+        raise ImclError(message) from None
+    except RuntimeError as error:  # the kernel died: it was killed, or another process took one of its ports
+        if attempts > 1:
+            return _run(path, notebook, parameters, cwd, attempts - 1)
+        raise ImclError(f"{path}: the kernel died ({error}): run again, with more memory free.") from error
 
 
 def _check_parameters(path: Path, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
@@ -190,13 +177,13 @@ def _check_parameters(path: Path, notebook: NotebookNode, parameters: Mapping[st
     for name, value in parameters.items():
         if name not in known:
             raise ImclError(
-                f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known) or 'none'}."
+                f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
             )
         default = _literal(known[name]["default"])
-        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
-        if default is not None and not fits and not (isinstance(default, float) and type(value) is int):
+        kinds = (float, int) if type(default) is float else (type(default),)
+        if default is not None and type(value) not in kinds:
             raise ImclError(
-                f"{path}: parameter {name!r} is of type {type(default).__name__} (default {default!r}); got {value!r}."
+                f"{path}: {name!r} must be of type {kinds[0].__name__}, like {default!r}; got {value!r}."
             )
 
 
@@ -219,9 +206,9 @@ def _code(notebook: NotebookNode) -> list[NotebookNode]:
 def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None) -> None:
     """Run notebooks in place with their default parameters, `jobs` at a time, each kernel on one thread.
 
-    With a `cache` file, a notebook is skipped when neither its file nor what it depends on has changed since it last
-    ran: this package, the versions of what computes and draws, and `results/` where its code names it. Every notebook
-    is tried; raises `ImclError` at the end if any failed.
+    With a `cache` file, a notebook is skipped when neither its file nor what it depends on has changed
+    since it last ran: this package, the versions of what computes and draws, and `results/` where its code
+    names it. Every notebook is tried; raises `ImclError` at the end if any failed.
     """
     paths = list(paths)
     stamps = _read_stamps(cache)
@@ -232,9 +219,8 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None)
         running = {pool.submit(_timed, path): path for path in todo}
         for done, future in enumerate(as_completed(running), start=1):
             path, (seconds, failure) = running[future], future.result()
-            print(
-                f"[{done}/{len(todo)}] {path} {'FAILED' if failure else 'ran'} in {seconds:.0f} s", flush=True
-            )
+            result = f"{'FAILED' if failure else 'ran'} in {seconds:.0f} s"
+            print(f"[{done}/{len(todo)}] {path} {result}", flush=True)
             if failure:
                 failures.append(failure)
                 print(failure, file=sys.stderr, flush=True)
@@ -283,7 +269,7 @@ def _read_stamps(cache: Path | None) -> dict[str, str]:
 
 
 def check(paths: Iterable[Path | str]) -> list[str]:
-    """What must be mended before these notebooks go into the book: one sentence a finding, empty if all is well."""
+    """What must be mended before these notebooks go into the book: a sentence a finding; empty if all is well."""
     findings = []
     for path in paths:
         try:
@@ -317,9 +303,9 @@ def _check_outputs(notebook: NotebookNode) -> Iterable[str]:
         name, text = _first_line(cell), "\n".join(_texts(cell))
         for pattern, what in ((_LOCAL_PATH, "a path of this machine"), (_ADDRESS, "an address in memory")):
             if match := pattern.search(text):
-                yield f"shows {what}, {match.group()!r}, in {name}: print something that is the same everywhere."
+                yield f"shows {what}, {match.group()!r}, in {name}: print what is the same everywhere."
         if (size := len(json.dumps(cell.outputs))) > LARGEST_OUTPUT:
-            yield f"has {size / 1e6:.1f} MB of output in {name}: draw fewer points, or at fewer dots per inch."
+            yield f"has {size / 1e6:.1f} MB of output in {name}: draw fewer points."
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             shown = cell.metadata.get("mystnb", {})
             if not shown.get("image", {}).get("alt") or not shown.get("figure", {}).get("caption"):
@@ -333,7 +319,7 @@ def _check_text(notebook: NotebookNode) -> Iterable[str]:
         yield f"must have one title (`# …`), in its first cell; it has {sum(titles)}."
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (match := _MYST.search(cell.source)):
-            yield f"uses MyST, which Jupyter and Colab show raw, at {match.group().strip()!r}: use plain Markdown."
+            yield f"uses MyST, which Jupyter shows raw, at {match.group().strip()!r}: use plain Markdown."
 
 
 def _texts(cell: NotebookNode) -> Iterable[str]:

@@ -49,7 +49,7 @@ class Profile:
 
 
 SIZES = {
-    "smoke": Profile(width=0.125, epochs=4, train_size=1_500),
+    "smoke": Profile(width=0.125, epochs=5, train_size=1_500),
     "cpu": Profile(width=0.125, epochs=18, train_size=10_000),
     "paper": Profile(width=1.0, epochs=None, train_size=0),
 }
