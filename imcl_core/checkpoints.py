@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from imcl_core.errors import ImclError
-from imcl_core.ledger import move_aside, write_whole
+from imcl_core.files import move_aside, write_whole
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -28,7 +28,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
         aside = move_aside(path)
         raise ImclError(
-            f"The checkpoint {path} is damaged; it is now {aside.name}. Run again to start afresh, or put back a good copy."
+            f"The checkpoint {path} is damaged; it is now {aside.name}: "
+            "run again to start afresh, or put back a good copy."
         )
     return torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
 

@@ -101,7 +101,9 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _argument_type(hint) -> dict:
     """How argparse reads a setting of type `hint`."""
-    kind = next(h for h in typing.get_args(hint) if h is not types.NoneType) if isinstance(hint, types.UnionType) else hint
+    kind = (
+        next(h for h in typing.get_args(hint) if h is not types.NoneType) if isinstance(hint, types.UnionType) else hint
+    )
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is tuple:

@@ -293,15 +293,21 @@ class Collaboration(nn.Module):
             return list(layers)
         if isinstance(self.network, Network):
             return list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
-        raise ImclError("Name the modules that mid and pull-push attach to: Collaboration(..., layers=['layer1', ...]).")
+        raise ImclError(
+            "Name the modules that mid and pull-push attach to: Collaboration(..., layers=['layer1', ...])."
+        )
 
     def _default_kernels(self, kernels: Sequence[str] | None) -> list[str]:
         if kernels is not None:
             return list(kernels)
         if isinstance(self.network, Network):
             units = self.network.layers
-            return [f"{n}.conv" for group in self.network.groups[-2:] for n in group if units[n].conv.kernel_size == (3, 3)]
-        raise ImclError("Name the convolutions that kernel regularises: Collaboration(..., kernels=['layer4.0.conv1']).")
+            return [
+                f"{n}.conv" for group in self.network.groups[-2:] for n in group if units[n].conv.kernel_size == (3, 3)
+            ]
+        raise ImclError(
+            "Name the convolutions that kernel regularises: Collaboration(..., kernels=['layer4.0.conv1'])."
+        )
 
     def _module(self, name: str) -> nn.Module:
         try:

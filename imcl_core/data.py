@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imcl_core.download import Arrays, move_aside, prepare
+from imcl_core.download import Arrays, prepare
 from imcl_core.errors import ImclError, check_choice
+from imcl_core.files import move_aside
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10", "imagenet32")
 KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")

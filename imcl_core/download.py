@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from imcl_core.errors import ImclError
+from imcl_core.files import move_aside, write_whole
 
 Arrays = dict[str, np.ndarray]
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
@@ -52,7 +53,7 @@ def prepare(name: str, folder: Path, progress: bool = True) -> Path:
 
 def _make(name: str, path: Path, progress: bool) -> None:
     if name == "imagenet32":
-        return _write_whole(path, read_imagenet32(path.parent, progress))
+        return _save(path, read_imagenet32(path.parent, progress))
     archive = ARCHIVES[name]
     original, found = path.parent / archive.file, ""
     if original.exists() and _md5(original) != archive.md5:
@@ -67,7 +68,7 @@ def _make(name: str, path: Path, progress: bool) -> None:
                 f"{archive.urls[-1]}) or a {path.name} (uint8 x_train, x_test (N, H, W, 3); y_train, y_test; "
                 f"classes) into {path.parent} and run again ({found}tried {'; '.join(tried)})."
             )
-    _write_whole(path, archive.read(original))
+    _save(path, archive.read(original))
     if ours:
         original.unlink()
 
@@ -146,13 +147,8 @@ def _append(url: str, part: Path, progress: bool) -> None:
         raise ConnectionError(f"the connection closed after {_size(part):,} of {total:,} bytes")
 
 
-def move_aside(path: Path) -> Path:
-    """Rename `path` to `<name>.corrupt`, or `.corrupt.1` … where that is taken; returns the new path."""
-    aside, number = path.with_name(f"{path.name}.corrupt"), 0
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.corrupt.{number}")
-    return path.rename(aside)
+def _save(path: Path, arrays: Arrays) -> None:
+    write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def _size(path: Path) -> int:
@@ -162,16 +158,6 @@ def _size(path: Path) -> int:
 def _md5(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _write_whole(path: Path, arrays: Arrays) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -191,9 +177,7 @@ def _rows_to_images(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def _read_cifar(
-    path: Path, train: tuple[str, ...], test: str, meta: str, labels: str, classes: str
-) -> Arrays:
+def _read_cifar(path: Path, train: tuple[str, ...], test: str, meta: str, labels: str, classes: str) -> Arrays:
     """The arrays of a CIFAR archive in its Python version (pickles made by Python 2)."""
     with tarfile.open(path) as tar:
         files = {

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from imcl_core.errors import ImclError
+from imcl_core.files import move_aside, write_whole
 from imcl_core.recipes import RunConfig
 
 
@@ -39,7 +39,12 @@ class Record:
         return self.run["images_per_s"]
 
     def to_json(self) -> str:
-        content = {"name": self.config.name, "config": dataclasses.asdict(self.config), "curve": self.curve, "run": self.run}
+        content = {
+            "name": self.config.name,
+            "config": dataclasses.asdict(self.config),
+            "curve": self.curve,
+            "run": self.run,
+        }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -58,31 +63,6 @@ class Record:
             "best_error_top5": min(epoch["test_error_top5"] for epoch in self.curve),
             **{k: self.run[k] for k in ("device", "seconds", "images_per_s", "peak_memory_gb")},
         }
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there in full or not at all: to a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ImclError(f"Could not write {path} ({error.strerror}): free some space or choose another folder.") from error
-
-
-def move_aside(path: Path) -> Path:
-    """Renames a damaged file to a free name ending in `.corrupt`, `.corrupt-1`, …; returns the new path."""
-    aside, count = path.with_name(path.name + ".corrupt"), 0
-    while aside.exists():
-        count += 1
-        aside = path.with_name(f"{path.name}.corrupt-{count}")
-    path.replace(aside)
-    return aside
 
 
 def write(record: Record, folder: str | Path) -> Path:

@@ -20,9 +20,7 @@ class ConvUnit(nn.Module):
     shortcut's own convolution, where there is one, belongs to that layer.
     """
 
-    def __init__(
-        self, channels: int, filters: int, kernel: int = 3, stride: int = 1, *, bias=False, shortcut=None
-    ):
+    def __init__(self, channels: int, filters: int, kernel: int = 3, stride: int = 1, *, bias=False, shortcut=None):
         super().__init__()
         self.conv = nn.Conv2d(channels, filters, kernel, stride, padding=kernel // 2, bias=bias)
         self.bn = nn.BatchNorm2d(filters)
@@ -91,7 +89,8 @@ class Network(nn.Module):
     def groups(self) -> list[list[str]]:
         """Names of the layers of each part of the trunk, in order of depth."""
         return [
-            [name for name in self.layers if name.startswith(f"trunk.{part}.")] for part, _ in self.trunk.named_children()
+            [name for name in self.layers if name.startswith(f"trunk.{part}.")]
+            for part, _ in self.trunk.named_children()
         ]
 
 

@@ -24,7 +24,7 @@ import papermill
 from nbformat import NotebookNode
 
 from imcl_core.errors import ImclError, nearest
-from imcl_core.ledger import write_whole
+from imcl_core.files import write_whole
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE_INFO = {
@@ -176,15 +176,11 @@ def _check_parameters(path: Path, notebook: NotebookNode, parameters: Mapping[st
     known = papermill.inspect_notebook(notebook)
     for name, value in parameters.items():
         if name not in known:
-            raise ImclError(
-                f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
-            )
+            raise ImclError(f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
         default = _literal(known[name]["default"])
         kinds = (float, int) if type(default) is float else (type(default),)
         if default is not None and type(value) not in kinds:
-            raise ImclError(
-                f"{path}: {name!r} must be of type {kinds[0].__name__}, like {default!r}; got {value!r}."
-            )
+            raise ImclError(f"{path}: {name!r} must be of type {kinds[0].__name__}, like {default!r}; got {value!r}.")
 
 
 def _literal(text: str) -> Any:
@@ -269,7 +265,7 @@ def _read_stamps(cache: Path | None) -> dict[str, str]:
 
 
 def check(paths: Iterable[Path | str]) -> list[str]:
-    """What must be mended before these notebooks go into the book: a sentence a finding; empty if all is well."""
+    """What must be mended before these notebooks go into the book: a sentence a finding, or nothing."""
     findings = []
     for path in paths:
         try:
@@ -337,9 +333,7 @@ def _first_line(cell: NotebookNode) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """`python -m imcl_core.notebooks`: 0 if all is well, 1 with a sentence on the error stream if not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m imcl_core.notebooks", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m imcl_core.notebooks", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("execute", help="run notebooks in place with their default parameters")
     run.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")

@@ -16,7 +16,7 @@ PROFILES = ("smoke", "cpu", "paper")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the paper trains on one data set of `images`; after each of `milestones` epochs the rate is multiplied by 0.2."""
+    """How the paper trains on one data set of so many `images`; `milestones`: epochs after which the rate falls."""
 
     images: int
     epochs: int
@@ -49,7 +49,7 @@ class Profile:
 
 
 SIZES = {
-    "smoke": Profile(width=0.125, epochs=5, train_size=1_500),
+    "smoke": Profile(width=0.125, epochs=4, train_size=1_500),
     "cpu": Profile(width=0.125, epochs=18, train_size=10_000),
     "paper": Profile(width=1.0, epochs=None, train_size=0),
 }
@@ -93,7 +93,7 @@ class RunConfig(MethodSettings):
         filled = {
             "width": size.width,
             "epochs": size.epochs or recipe.epochs,
-            "train_size": size.train_size if size.train_size < (0.9 if self.validation else 1) * recipe.images else 0,
+            "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
             "batch_size": recipe.batch_size,
             "lr": recipe.lr,
         }

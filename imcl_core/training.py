@@ -258,11 +258,11 @@ def _memory_errors(config: RunConfig):
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
-            if "can't allocate memory" not in str(error):  # how PyTorch says it on a CPU
-                raise
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
         raise ImclError(
-            f"Out of memory with batch_size {config.batch_size}: lower batch_size, to {config.batch_size // 2} say, or width."
+            f"Out of memory at batch_size {config.batch_size}: lower batch_size (to {config.batch_size // 2}) or width."
         ) from error
 
 

@@ -6,11 +6,12 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from imcl_core import Collaboration, ImclError, MethodSettings, losses
 from imcl_core.collaboration import METHODS, parse_methods
 from imcl_core.heads import hierarchical_dropout
 from imcl_core.networks import build
-from torch import nn
 
 CLASSES, BATCH = 5, 6
 SUBSETS = ["+".join(s) or "baseline" for n in range(5) for s in itertools.combinations(METHODS, n)]
@@ -108,7 +109,10 @@ def test_a_step_with_every_method_off_is_a_plain_step_bit_for_bit(model):
     plain = build(model, CLASSES, width=1 / 16, hidden=16)
     collaboration = Collaboration(copy.deepcopy(plain), "baseline")
     images, labels = make_batch()
-    for module, step in ((plain, lambda x: F.cross_entropy(plain(x), labels)), (collaboration, lambda x: collaboration(x, labels))):
+    for module, step in (
+        (plain, lambda x: F.cross_entropy(plain(x), labels)),
+        (collaboration, lambda x: collaboration(x, labels)),
+    ):
         torch.manual_seed(3)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         for _ in range(2):
@@ -220,7 +224,9 @@ def test_any_classifier_by_module_names():
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.features = nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2))
+            self.features = nn.Sequential(
+                nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2)
+            )
             self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
 
         def forward(self, x):
@@ -237,7 +243,12 @@ def test_any_classifier_by_module_names():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("baseline", ()), ("kernel+mid", ("mid", "kernel")), (" out + mid ", ("out", "mid")), ("pull-push", ("pull-push",))],
+    [
+        ("baseline", ()),
+        ("kernel+mid", ("mid", "kernel")),
+        (" out + mid ", ("out", "mid")),
+        ("pull-push", ("pull-push",)),
+    ],
 )
 def test_parse_methods(text, expected):
     assert parse_methods(text) == expected

@@ -1,5 +1,7 @@
 """Notebooks: a re-run changes no byte, mistakes stop before anything runs, and the gate sees what it must."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import nbformat
 import pytest
 from hypothesis import given, settings
@@ -14,16 +16,12 @@ PARAMETERS = 'dataset = "digits"\nseed = 0\nrate = 0.5\nshow = True'
 
 
 def write(path, *cells):
-    path.write_text(
-        nbformat.v4.writes(new_notebook(cells=[new_markdown_cell("# Title"), *cells])), encoding="utf-8"
-    )
+    path.write_text(nbformat.v4.writes(new_notebook(cells=[new_markdown_cell("# Title"), *cells])), encoding="utf-8")
     return path
 
 
 def chapter(path, *code):
-    return write(
-        path, new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, code)
-    )
+    return write(path, new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, code))
 
 
 def good(path):
@@ -36,13 +34,12 @@ def good(path):
 
 
 def outputs(path):
-    return [
-        output for cell in notebooks.read(path).cells if cell.cell_type == "code" for output in cell.outputs
-    ]
+    return [output for cell in notebooks.read(path).cells if cell.cell_type == "code" for output in cell.outputs]
 
 
 def test_a_rerun_changes_no_byte_and_does_not_touch_the_file(tmp_path):
-    code = "import sys\nprint(seed)\nprint('10%|#  | 1/10 [00:01<00:09]', end='\\r', file=sys.stderr)\nprint(rate)"
+    bar = "print('10%|#  | 1/10 [00:01<00:09]', end='\\r', file=sys.stderr)"
+    code = f"import sys\nprint(seed)\n{bar}\nprint(rate)"
     path = chapter(tmp_path / "chapter.ipynb", code, "import os\nos.path.basename(os.getcwd())", "")
     assert notebooks.execute(path)
     first, written = path.read_bytes(), path.stat().st_mtime_ns
@@ -72,10 +69,10 @@ def test_parameters_replace_defaults_in_another_file_and_leave_the_source_alone(
     ("parameters", "message"),
     [
         ({"sead": 1}, r"no parameter 'sead'. Did you mean 'seed'\? Known: dataset, seed, rate, show"),
-        ({"seed": "1"}, "'seed' is of type int"),
-        ({"seed": True}, "'seed' is of type int"),
-        ({"show": "false"}, "'show' is of type bool"),
-        ({"dataset": 10}, "'dataset' is of type str"),
+        ({"seed": "1"}, "'seed' must be of type int"),
+        ({"seed": True}, "'seed' must be of type int"),
+        ({"show": "false"}, "'show' must be of type bool"),
+        ({"dataset": 10}, "'dataset' must be of type str"),
     ],
 )
 def test_a_wrong_parameter_stops_before_anything_runs(tmp_path, monkeypatch, parameters, message):
@@ -90,7 +87,7 @@ def test_a_wrong_parameter_stops_before_anything_runs(tmp_path, monkeypatch, par
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("import sys\nsys.exit(0)", "stopped before its last cell"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "the kernel died 1 times"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "the kernel died"),
     ],
 )
 def test_a_failed_run_raises_and_writes_nothing(tmp_path, code, message):
@@ -118,10 +115,11 @@ def test_a_dead_kernel_is_started_again(tmp_path, monkeypatch):
     assert len(runs) == 2
 
 
-def test_what_has_not_changed_is_not_run_again(tmp_path, capsys):
+def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
     path, cache = chapter(tmp_path / "chapter.ipynb", "print(1)"), tmp_path / "cache" / "stamps.json"
     assert notebooks.main(["execute", "--cache", str(cache), str(path)]) == 0
     assert "[1/1]" in capsys.readouterr().out
+    monkeypatch.setattr(notebooks, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))  # faster
     assert notebooks.main(["execute", "--cache", str(cache), str(path)]) == 0
     assert capsys.readouterr().out == "1 of 1 notebooks are up to date.\n"
     path.write_text(path.read_text().replace("print(1)", "1 / 0"))
@@ -146,24 +144,14 @@ def test_the_stamp_follows_the_package_and_the_results_a_notebook_names(tmp_path
 
 
 SPOILS = {
-    "holds an error": lambda nb: nb.cells[1].outputs.append(
-        new_output("error", ename="E", evalue="", traceback=[])
-    ),
+    "holds an error": lambda nb: nb.cells[1].outputs.append(new_output("error", ename="E", evalue="", traceback=[])),
     "failed run": lambda nb: nb.cells.append(new_markdown_cell("!", metadata={"tags": [notebooks.FAILED]})),
     "not executed to its end": lambda nb: nb.cells.append(new_code_cell("2")),
-    "error stream": lambda nb: nb.cells[1].outputs.append(
-        new_output("stream", name="stderr", text="Warning: x\n")
-    ),
-    "path of this machine": lambda nb: nb.cells[1].outputs.append(
-        new_output("stream", text="in /home/me/data\n")
-    ),
-    "address in memory": lambda nb: nb.cells[1].outputs.append(
-        new_output("stream", text="<A at 0x7f0123456789>\n")
-    ),
+    "error stream": lambda nb: nb.cells[1].outputs.append(new_output("stream", name="stderr", text="Warning: x\n")),
+    "path of this machine": lambda nb: nb.cells[1].outputs.append(new_output("stream", text="in /home/me/data\n")),
+    "address in memory": lambda nb: nb.cells[1].outputs.append(new_output("stream", text="<A at 0x7f0123456789>\n")),
     "MB of output": lambda nb: nb.cells[1].outputs.append(new_output("stream", text="x" * 1_000_001)),
-    "without alt text": lambda nb: nb.cells[1].outputs.append(
-        new_output("display_data", {"image/png": "AA=="})
-    ),
+    "without alt text": lambda nb: nb.cells[1].outputs.append(new_output("display_data", {"image/png": "AA=="})),
     "one title": lambda nb: nb.cells.append(new_markdown_cell("# Second")),
     "in its first cell": lambda nb: nb.cells.insert(0, new_markdown_cell("Text")),
     "'```{'": lambda nb: nb.cells.append(new_markdown_cell("```{note}\nx\n```")),
@@ -239,6 +227,4 @@ def test_normal_form_is_valid_unique_and_stable(cells):
     assert len({cell.id for cell in normal.cells}) == len(cells)
     assert [cell.source for cell in normal.cells] == [cell.source for cell in cells]
     assert notebooks.dumps(notebooks.normalise(normal)) == notebooks.dumps(normal)
-    assert notebooks.dumps(
-        notebooks.normalise(nbformat.v4.reads(notebooks.dumps(normal)))
-    ) == notebooks.dumps(normal)
+    assert notebooks.dumps(notebooks.normalise(nbformat.v4.reads(notebooks.dumps(normal)))) == notebooks.dumps(normal)

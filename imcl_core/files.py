@@ -1,0 +1,38 @@
+"""Files written whole, and damaged ones moved aside."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from imcl_core.errors import ImclError
+
+
+def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
+    """Writes a file so that it is there in full or not at all: to a temporary name, then renamed.
+
+    `content`: the bytes, or a function that writes them to an open file. `ImclError` where there is no room or right.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            content(file) if callable(content) else file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise ImclError(
+            f"Could not write {path} ({error.strerror}): free some space or choose another folder."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def move_aside(path: Path) -> Path:
+    """Renames a damaged file to a free name, `<name>.corrupt`, `<name>.corrupt.1`, …; returns the new path."""
+    aside, number = path.with_name(f"{path.name}.corrupt"), 0
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt.{number}")
+    return path.rename(aside)
