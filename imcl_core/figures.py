@@ -61,6 +61,201 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
 # --- chapters 1-3 ---------------------------------------------------------------------------------------------------
 
 
+def _grouped_bars(axis, series: Mapping[str, np.ndarray], names: Sequence[str], colours=(BLUE, ORANGE)) -> None:
+    """Bars of several series (m,) side by side, above the names of their entries."""
+    places, width = np.arange(len(names)), 0.8 / len(series)
+    for i, ((label, values), shade) in enumerate(zip(series.items(), colours, strict=False)):
+        axis.bar(places + (i - (len(series) - 1) / 2) * width, values, width, color=shade, label=label)
+    axis.set_xticks(places, names)
+    axis.axhline(0, color=BLACK, lw=0.8)
+
+
+def patterns_of_heads(patterns: Mapping[str, Sequence[int]]) -> Figure:
+    """Networks made of subnets, input at the bottom: `patterns` gives how many copies there are of each subnet."""
+    widths = [max(*counts, 2) for counts in patterns.values()]
+    figure, axes = _figure(1, len(patterns), 6.5, 2.9, width_ratios=widths)
+    for axis, (name, counts), width in zip(axes[0], patterns.items(), widths, strict=True):
+        below = np.zeros(1)
+        for depth, count in enumerate(counts):
+            places = np.arange(count) - (count - 1) / 2
+            for i, x in enumerate(places):
+                axis.plot([below[i * len(below) // count], x], [depth - 0.35, depth], color=BLACK, lw=0.8)
+                axis.bar(x, 0.65, 0.75, depth, color=(SKY, BLUE, ORANGE)[depth % 3])
+            below = places
+        axis.text(0, -0.4, "image", ha="center", va="top", fontsize=9)
+        axis.set_title(f"{name}\n{counts[-1]} head{'s' * (counts[-1] > 1)}, {sum(counts)} subnets", fontsize=9)
+        axis.set(xlim=(-width / 2, width / 2), ylim=(-0.8, len(counts)))
+        axis.axis("off")
+    return figure
+
+
+def opinions_and_teachers(opinions: np.ndarray, teachers: np.ndarray, classes: Sequence[str], label: int) -> Figure:
+    """What each head says, probabilities (H, m), beside what the other heads teach it, (H, m); a panel a head."""
+    figure, axes = _figure(1, len(opinions), 7, 3, sharey=True)
+    for h, axis in enumerate(axes[0]):
+        series = {"what the head says": opinions[h], "what the others teach it": teachers[h]}
+        _grouped_bars(axis, series, [f"[{name}]" if i == label else name for i, name in enumerate(classes)])
+        axis.set_title(f"head {h + 1}", fontsize=10)
+        axis.set_xlabel("class")
+    axes[0, 0].set(ylabel="probability", ylim=(0, 1))
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def softening(temperatures: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Every class's probability (temperatures, m) as the temperature rises; dotted: all classes alike."""
+    figure, axes = _figure(1, 1, 5.5, 3.2)
+    axis = axes[0, 0]
+    for i, name in enumerate(classes):
+        shade, dash = (BLUE, RED, GREEN, PINK, BLACK)[i % 5], ("-", "--", "-.")[i % 3]
+        axis.plot(temperatures, probabilities[:, i], color=shade, ls=dash, lw=2, label=name)
+    axis.axhline(1 / len(classes), color=BLACK, lw=0.8, ls=":")
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="temperature T", ylabel="probability", ylim=(0, 1))
+    axis.legend(title="class", fontsize=9, title_fontsize=9, frameon=False)
+    return figure
+
+
+def two_means(opinions: np.ndarray, means: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Left: what several heads say, probabilities (H, m). Right: means (m,) of them, side by side."""
+    figure, (axes,) = _figure(1, 2, 7, 2.8, sharey=True)
+    heads = {f"head {h + 1}": opinion for h, opinion in enumerate(opinions)}
+    _grouped_bars(axes[0], heads, classes, (SKY, GREEN, PINK, YELLOW))
+    _grouped_bars(axes[1], means, classes)
+    for axis, title in zip(axes, ("what the heads say", "their mean"), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("class")
+        axis.legend(fontsize=9, frameon=False)
+    axes[0].set(ylabel="probability", ylim=(0, 1))
+    return figure
+
+
+def hard_and_soft_gradients(
+    gradients: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    temperatures: Sequence[float],
+    lengths: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Left: gradients (m,) by one head's logits. Right: lengths of gradients by temperature."""
+    figure, ((left, right),) = _figure(1, 2, 7, 3.6)
+    _grouped_bars(left, gradients, classes)
+    left.set(xlabel="class", ylabel="gradient by the logit")
+    for (name, values), shade, marker in zip(lengths.items(), (BLUE, ORANGE, GREEN), "^os", strict=False):
+        right.plot(temperatures, values, color=shade, marker=marker, label=name)
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.xaxis.set_major_formatter("{x:g}")
+    right.set(xlabel="temperature T", ylabel="length of the gradient")
+    for axis in (left, right):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False)
+    return figure
+
+
+def errors_by_rate(rates: Sequence[float], errors: Mapping[str, np.ndarray]) -> Figure:
+    """Test error (%) by learning rate, an array (rates, seeds) a line: the mean over seeds, and the range as a band."""
+    figure, axes = _figure(1, 1, 6, 3.4)
+    axis = axes[0, 0]
+    for i, (name, values) in enumerate(errors.items()):
+        style = {"color": (BLUE, ORANGE)[i % 2], "marker": "os"[i % 2], "ls": ("-", "--")[i // 2 % 2]}
+        axis.plot(rates, values.mean(axis=1), label=name, **style)
+        axis.fill_between(rates, values.min(axis=1), values.max(axis=1), color=style["color"], alpha=0.12, lw=0)
+    axis.set_xscale("log")
+    axis.minorticks_off()
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.set(xlabel="learning rate", ylabel="test error (%)")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def image_grid(images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Figure:
+    """Images (R, C, 3, H, W), bytes or floats from 0 to 1, with the names of rows and columns."""
+    down, across = images.shape[:2]
+    figure, axes = _figure(down, across, 7, 6.6 * down / across + (0.3 if columns else 0))
+    for place in np.ndindex(down, across):
+        axes[place].imshow(images[place].transpose(1, 2, 0), interpolation="nearest")
+        axes[place].set(xticks=[], yticks=[])
+        axes[place].spines[:].set_visible(False)
+    for axis, name in zip(axes[:, 0], rows, strict=False):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, name in zip(axes[0], columns, strict=False):
+        axis.set_title(name, fontsize=9)
+    return figure
+
+
+def network_diagram(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """The layers of networks, input on top: a bar as long as the maps are wide, an arc for each shortcut.
+
+    A layer has `group` (counted from 0), `channels`, `side` (pixels), and `adds`, the place of the layer whose output
+    is added to its own, or None.
+    """
+    figure, axes = _figure(1, len(networks), 6.8, 0.5 + 0.24 * max(map(len, networks.values())), sharey=True)
+    for axis, (name, layers) in zip(axes[0], networks.items(), strict=True):
+        for i, layer in enumerate(layers):
+            shade = (BLACK, BLUE, SKY, GREEN, ORANGE)[layer["group"] % 5]
+            axis.barh(i, layer["side"], 0.7, left=-layer["side"] / 2, color=shade)
+            text = f"{layer['channels']} × {layer['side']}×{layer['side']}"
+            axis.text(32, i, text, va="center", ha="center", fontsize=8)
+            if layer["adds"] is not None:
+                arc = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.4", "color": RED, "lw": 1.2}
+                start = (-layers[layer["adds"]]["side"] / 2 - 0.5, layer["adds"])
+                axis.annotate("", (-layer["side"] / 2 - 0.5, i), start, arrowprops=arc)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlim(-24, 46)
+        axis.axis("off")
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+def parameters_and_activations(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Each layer's share (%) of the `parameters` of all layers, and of the numbers they compute, `activations`."""
+    figure, axes = _figure(len(networks), 1, 6.5, 0.4 + 1.8 * len(networks), sharey=True)
+    for axis, (name, layers) in zip(axes[:, 0], networks.items(), strict=True):
+        shares = {}
+        for what in ("activations", "parameters"):
+            counts = np.array([layer[what] for layer in layers], dtype=float)
+            shares[what] = 100 * counts / counts.sum()
+        _grouped_bars(axis, shares, [str(i + 1) for i in range(len(layers))])
+        axis.set_title(name, fontsize=10)
+        axis.set(xlabel="layer, from the image to the output", ylabel="share (%)")
+    axes[0, 0].legend(fontsize=9, frameon=False, loc="upper center")
+    return figure
+
+
+def captioned_images(images: np.ndarray, captions: Sequence[str], wrong: Sequence[bool], columns: int = 6) -> Figure:
+    """Images (n, 3, H, W), bytes, each below its caption; what is `wrong` has its caption in bold red."""
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, 7, 1.7 * rows)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, caption, mistake in zip(axes.flat, images, captions, wrong, strict=False):
+        axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+        axis.set_title(caption, fontsize=8, color=RED if mistake else BLACK, weight="bold" if mistake else "normal")
+    return figure
+
+
+def last_and_best(runs: Mapping[str, Sequence[Record]]) -> Figure:
+    """Test error (%) of several runs of each setting, a line a run: filled at the last epoch, hollow at the best one."""
+    figure, axes = _figure(1, 1, 6, 0.8 + 0.5 * len(runs))
+    axis = axes[0, 0]
+    for row, records in enumerate(runs.values()):
+        places = row + 0.5 * (np.arange(len(records)) - (len(records) - 1) / 2) / max(len(records), 2)
+        for place, record in zip(places, records, strict=True):
+            shade = colour(record.config.methods)
+            axis.plot([record.best_error, record.last_error], [place] * 2, color=shade, lw=1)
+            axis.plot(record.last_error, place, "o", color=shade, ms=7)
+            axis.plot(record.best_error, place, "o", color=shade, mfc="white", ms=5)
+    axis.plot([], [], "o", color=BLACK, ms=7, label="last epoch")
+    axis.plot([], [], "o", color=BLACK, mfc="white", ms=5, label="best epoch")
+    axis.set_yticks(range(len(runs)), list(runs))
+    axis.set(xlabel="test error (%)", ylim=(len(runs) - 0.5, -0.5))
+    axis.set_xlim(left=0)
+    axis.legend(fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
+
+
 # --- chapters 4-6 ---------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +330,7 @@ def run_curves(record: Record) -> Figure:
             parts.setdefault(part, []).append(value)
     for part, values in parts.items():
         axes[0].plot(epochs, values, color=colour("baseline" if part == "hard" else part), label=f"{part}, training")
-    axes[0].plot(epochs, [epoch["test_loss"] for epoch in record.curve], color=RED, ls="--", label="labels, test")
+    axes[0].plot(epochs, [epoch["test_loss"] for epoch in record.curve], color=RED, ls="--", label="hard, test")
     axes[1].plot(epochs, [epoch["train_error"] for epoch in record.curve], color=SKY, label="training")
     axes[1].plot(epochs, [epoch["test_error"] for epoch in record.curve], color=RED, ls="--", label="test")
     for axis, label in zip(axes, ("loss", "error (%)"), strict=True):

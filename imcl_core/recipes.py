@@ -41,17 +41,22 @@ DATASETS = tuple(RECIPES)
 
 @dataclass(frozen=True)
 class Profile:
-    """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all)."""
+    """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all).
+
+    `batch_size` and `lr` cap the recipe's: a short run needs many small steps.
+    """
 
     width: float
-    epochs: int | None
-    train_size: int
+    epochs: int | None = None
+    train_size: int = 0
+    batch_size: int = 1 << 20
+    lr: float = float("inf")
 
 
 SIZES = {
     "smoke": Profile(width=0.125, epochs=4, train_size=1_500),
-    "cpu": Profile(width=0.125, epochs=18, train_size=10_000),
-    "paper": Profile(width=1.0, epochs=None, train_size=0),
+    "cpu": Profile(width=0.125, epochs=10, train_size=20_000, batch_size=64, lr=0.05),
+    "paper": Profile(width=1.0),
 }
 
 
@@ -94,8 +99,8 @@ class RunConfig(MethodSettings):
             "width": size.width,
             "epochs": size.epochs or recipe.epochs,
             "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
-            "batch_size": recipe.batch_size,
-            "lr": recipe.lr,
+            "batch_size": min(recipe.batch_size, size.batch_size),
+            "lr": min(recipe.lr, size.lr),
         }
         for name, value in filled.items():
             if getattr(self, name) is None:
@@ -109,7 +114,8 @@ class RunConfig(MethodSettings):
 
     def _check_ranges(self) -> None:
         ranges = {
-            "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20), "hidden": (1, 1 << 20),
+            "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
+            "hidden": (1, 1 << 20),
             "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
         }  # fmt: skip
         for name, (low, high) in ranges.items():

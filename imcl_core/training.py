@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from imcl_core import checkpoints, ledger
 from imcl_core.collaboration import Collaboration
 from imcl_core.data import DataSet, TrainBatches, evaluation_batches, load
-from imcl_core.errors import ImclError
+from imcl_core.errors import ImclError, nearest
 from imcl_core.ledger import Record
 from imcl_core.networks import build
 from imcl_core.recipes import RunConfig
@@ -49,7 +49,7 @@ def train(
     files = Files(Path(out), config.name) if out is not None else None
     if files and files.record.exists() and not return_collaboration:
         return ledger.read_record(files.record)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(device)
     data = load(
         config.dataset,
         folder=data_folder,
@@ -69,6 +69,20 @@ def train(
         checkpoints.save_network(files.network, run.collaboration.network)
         files.checkpoint.unlink(missing_ok=True)
     return (run.record(), run.collaboration) if return_collaboration else run.record()
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; without one a GPU where there is one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = str(name).split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ImclError(
+            f"Unknown device {name!r}.{nearest(kind.replace('gpu', 'cuda'), ('cpu', 'cuda'))} Use cpu or cuda."
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
+    return torch.device(name)
 
 
 class Files:
@@ -176,10 +190,10 @@ class Run:
             self.config,
             self.curve,
             {
-                **_environment(self.device),
+                **environment(self.device),
                 "seconds": round(seconds, 2),
                 "images_per_s": round(images / seconds, 1),
-                "peak_memory_gb": round(_peak_memory(self.device) / 1e9, 3),
+                "peak_memory_gb": round(peak_memory(self.device) / 1e9, 3),
             },
         )
 
@@ -277,7 +291,7 @@ def _interruptions(files: Files | None):
         raise ImclError(f"Interrupted; {kept}: run the same command again to go on.") from error
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """What the run ran on."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -299,13 +313,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been."""
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been (0 where unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if platform.system() == "Windows":
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
         return 0
-    import resource
-
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
