@@ -201,7 +201,8 @@ class TrainBatches:
 
     Each image gets `padding` black pixels on every side, is cropped at random to its own size, mirrored with
     probability 1/2 if `flip`, and normalised. `noise` is the share of labels replaced, each epoch anew, by
-    labels drawn uniformly over all classes. `ImclError` where these settings make no sense.
+    labels drawn uniformly over all classes. `share`, (i, n): this process takes the i-th of n parts of every batch.
+    `ImclError` where these settings make no sense.
     """
 
     def __init__(
@@ -213,6 +214,7 @@ class TrainBatches:
         flip: bool = True,
         noise: float = 0.0,
         seed: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.images, size = data.train.images, len(data.train)
         if not 1 <= batch_size <= size:
@@ -230,7 +232,10 @@ class TrainBatches:
         # Where the pixels of the top left window lie in a flattened padded image: as they are, and mirrored.
         window = torch.arange(height)[:, None] * self._row + torch.arange(width)
         self._windows = torch.stack([window.flatten(), window.flip(1).flatten()]).to(device)
-        self._positions = torch.arange(batch_size, device=device)
+        part, parts = share
+        if batch_size % parts:
+            raise ImclError(f"batch_size {batch_size} does not divide into {parts} processes: choose a multiple of it.")
+        self._positions = torch.arange(batch_size, device=device).chunk(parts)[part]
         self._scale, self._shift = _normalisation(data)
         # What `draw` fills in place, so that a captured step sees each new epoch.
         # The plan has a row for each place in the order: image, offset of its window, whether mirrored.

@@ -5,12 +5,14 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
@@ -22,6 +24,7 @@ from imcl_core.errors import ImclError, nearest
 from imcl_core.ledger import Record
 from imcl_core.networks import build
 from imcl_core.recipes import RunConfig
+from imcl_core.steps import make_step
 
 
 def train(
@@ -50,31 +53,51 @@ def train(
     if files and files.record.exists() and not return_collaboration:
         return ledger.read_record(files.record)
     device = choose_device(device)
-    data = load(
-        config.dataset,
-        folder=data_folder,
-        train_size=config.train_size or None,
-        validation=config.validation,
-        device=device,
-        progress=progress,
-    )
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
-        run = Run(config, data, device)
-        if files and files.checkpoint.exists():
-            run.load_state_dict(checkpoints.load(files.checkpoint, device))
-        run.finish(files, progress)
-    if files:
-        ledger.write(run.record(), files.folder)
-        checkpoints.save_network(files.network, run.collaboration.network)
-        files.checkpoint.unlink(missing_ok=True)
+    with processes(device) as rank:
+        writes = files if rank == 0 else None
+        data = load(
+            config.dataset,
+            folder=data_folder,
+            train_size=config.train_size or None,
+            validation=config.validation,
+            device=device,
+            progress=progress and rank == 0,
+        )
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
+            run = Run(config, data, device)
+            if files and files.checkpoint.exists():
+                run.load_state_dict(checkpoints.load(files.checkpoint, device))
+            run.finish(writes, progress and rank == 0)
+        if writes:
+            ledger.write(run.record(), files.folder)
+            checkpoints.save_network(files.network, run.collaboration.network)
+            files.checkpoint.unlink(missing_ok=True)
     return (run.record(), run.collaboration) if return_collaboration else run.record()
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[int]:
+    """This process's rank: 0, or its own where `torchrun` started several, which then train one network together.
+
+    Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
+    similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if started:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield distributed.get_rank() if distributed.is_initialized() else 0
+    finally:
+        if started:
+            distributed.destroy_process_group()
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The device of that name; without one a GPU where there is one, else the CPU."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        local = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     kind = str(name).split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ImclError(
@@ -100,9 +123,13 @@ class Run:
 
     def __init__(self, config: RunConfig, data: DataSet, device: torch.device):
         self.config, self.data, self.device = config, data, device
+        self.rank, self.world = 0, 1
+        if distributed.is_initialized():
+            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
         self.batches = TrainBatches(
             data,
             config.batch_size,
+            share=(self.rank, self.world),
             padding=config.recipe.padding,
             flip=config.recipe.flip,
             noise=config.noise,
@@ -111,7 +138,7 @@ class Run:
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
         self.step = make_step(self.collaboration, self.batches, config, device)
         self.curve: list[dict[str, Any]] = []
-        self.epoch_seconds: list[float] = []
+        self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
 
     def finish(self, files: Files | None, progress: bool) -> None:
         """Trains the epochs that are left, each followed by an evaluation and a checkpoint."""
@@ -127,16 +154,18 @@ class Run:
         ) as bar:
             for epoch in range(len(self.curve), self.config.epochs):
                 started = time.perf_counter()
-                self.curve.append(self.train_epoch(epoch, bar) | self.evaluate())
-                self.epoch_seconds.append(time.perf_counter() - started)
+                trained = self.train_epoch(epoch, bar)
+                evaluating = time.perf_counter()
+                self.curve.append(trained | self.evaluate())
+                self.seconds.append((evaluating - started, time.perf_counter() - evaluating))
                 latest = self.curve[-1]
-                bar.set_postfix(epoch=epoch + 1, loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
+                bar.set_postfix(loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
                 if files and epoch + 1 < self.config.epochs:
                     checkpoints.save(files.checkpoint, self.state_dict())
 
     def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         """One pass over the training images: the mean of every term, and the error on the images as trained on, %."""
-        torch.manual_seed(_stream(self.config.seed, epoch))
+        torch.manual_seed(_stream(self.config.seed, epoch) + self.rank)
         self.batches.draw(epoch)
         self.step.set_lr(self.config.lr_at(epoch))
         self.collaboration.train()
@@ -144,7 +173,10 @@ class Run:
         for start in range(0, len(self.batches) * self.config.batch_size, self.config.batch_size):
             rows.append(self.step(start))
             bar.update(self.config.batch_size)
-        values = torch.stack(rows).double().cpu()
+        values = torch.stack(rows).double()
+        if self.world > 1:
+            distributed.all_reduce(values)
+        values = values.cpu() / self.world
         names = list(self.collaboration.terms)
         _check_finite(values, names, epoch)
         *terms, error = values.mean(dim=0).tolist()
@@ -173,72 +205,31 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         return {
             "collaboration": self.collaboration.state_dict(),
-            "optimizer": self.step.state_dict(),
+            "step": self.step.state_dict(),
             "curve": self.curve,
-            "epoch_seconds": self.epoch_seconds,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.collaboration.load_state_dict(state["collaboration"])
-        self.step.load_state_dict(state["optimizer"])
-        self.curve, self.epoch_seconds = state["curve"], state["epoch_seconds"]
+        self.step.load_state_dict(state["step"])
+        self.curve, self.seconds = state["curve"], state["seconds"]
 
     def record(self) -> Record:
-        seconds = sum(self.epoch_seconds)
-        images = len(self.batches) * self.config.batch_size * len(self.epoch_seconds)
+        training, evaluation = (sum(column) for column in zip(*self.seconds, strict=True))
+        images = len(self.batches) * self.config.batch_size * len(self.seconds)
         return Record(
             self.config,
             self.curve,
             {
                 **environment(self.device),
-                "seconds": round(seconds, 2),
-                "images_per_s": round(images / seconds, 1),
+                "processes": self.world,
+                "seconds": round(training + evaluation, 2),
+                "evaluation_seconds": round(evaluation, 2),
+                "images_per_s": round(images / training, 1),
                 "peak_memory_gb": round(peak_memory(self.device) / 1e9, 3),
             },
         )
-
-
-class Step:
-    """One training step: a batch, the losses, the gradients, SGD; float32, or half precision on a GPU."""
-
-    def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
-        self.collaboration, self.batches, self.device = collaboration, batches, device
-        self.optimizer = torch.optim.SGD(
-            collaboration.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        )
-
-    def precision(self):
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
-
-    def __call__(self, start: int) -> Tensor:
-        """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
-        images, labels = self.batches.batch(start)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with self.precision():
-            loss = self.collaboration(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        wrong = (self.collaboration.logits.argmax(dim=1) != labels).float().mean()
-        return torch.stack([*self.collaboration.terms.values(), wrong])
-
-    def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
-
-
-def make_step(collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device) -> Step:
-    return Step(collaboration, batches, config, device)
 
 
 def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration:
@@ -268,7 +259,7 @@ def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
 
 
 @contextmanager
-def _memory_errors(config: RunConfig):
+def _memory_errors(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -281,7 +272,7 @@ def _memory_errors(config: RunConfig):
 
 
 @contextmanager
-def _interruptions(files: Files | None):
+def _interruptions(files: Files | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:

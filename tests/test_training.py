@@ -79,7 +79,7 @@ def test_resumed_run_gives_the_same_record(tmp_path, stop_after, monkeypatch, me
 
 
 def test_a_killed_process_resumes(tmp_path):
-    config = tiny(epochs=40, methods="mid")
+    config = tiny(epochs=15, methods="mid")
     command = [sys.executable, "-m", "imcl_core.cli", "train", "--quiet", "--out", str(tmp_path)]
     for name in ("width", "epochs", "train_size", "hidden", "methods"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
@@ -93,7 +93,7 @@ def test_a_killed_process_resumes(tmp_path):
     process.wait()
     assert checkpoint.exists()
     done = len(checkpoints.load(checkpoint)["curve"])
-    assert 1 <= done < 40
+    assert 1 <= done < 15
     assert not list(tmp_path.glob("*.json"))
     assert outcome(run(config, out=tmp_path)) == outcome(run(config))
 
