@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 import types
@@ -19,6 +20,19 @@ _TRAIN_EXAMPLES = """examples:
 _DATA_EXAMPLES = """examples:
   imcl data cifar100                                    download (or convert what lies in the folder) and describe
   imcl data stl10 --folder /data/images
+"""
+_BATCH_EXAMPLES = """examples:
+  imcl batch queue --seeds 3 --budget 9m --out runs     the paper's tables on a GPU, as far as 9 minutes go
+  imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, about an hour
+  imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
+"""
+_MERGE_EXAMPLES = """examples:
+  imcl merge runs                                       take the records of runs/ into results/
+  imcl merge /media/stick/runs --into results
+"""
+_STATUS_EXAMPLES = """examples:
+  imcl status                                           every table at paper scale: done, begun, missing, time left
+  imcl status --profile cpu --seeds 3
 """
 
 
@@ -46,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command", required=True)
     _add(commands, "data", "fetch a data set and describe it", _data, _data_arguments, _DATA_EXAMPLES)
     _add(commands, "train", "train one network and write its record", _train, _train_arguments, _TRAIN_EXAMPLES)
+    _add(commands, "batch", "work through the runs of a table", _batch, _batch_arguments, _BATCH_EXAMPLES)
+    _add(commands, "merge", "take records into the results", _merge, _merge_arguments, _MERGE_EXAMPLES)
+    _add(commands, "status", "what is done and what is missing", _status, _status_arguments, _STATUS_EXAMPLES)
     return parser
 
 
@@ -126,6 +143,96 @@ def _train(parsed: argparse.Namespace) -> None:
         f"{config.epochs} epochs (best epoch {record.best_error:.2f} %), {record.images_per_s:.0f} images/s"
     )
     print(f"{parsed.out}/{config.name}.json")
+
+
+def _batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", help="table-1, table-2, table-3, figure-2, study, or queue: all in order of worth")
+    _grid_arguments(parser)
+    parser.add_argument("--dataset", help="only the runs on this data set; one that the table lacks takes its place")
+    parser.add_argument("--out", default="runs", help="folder for records and checkpoints (default: runs)")
+    parser.add_argument("--results", default="results", help="runs with a record below it are done (default: results)")
+    parser.add_argument("--budget", help="start no run that would end later than this: 90s, 9m, 1.5h")
+    parser.add_argument("--jobs", type=int, default=1, help="so many runs at once (default: 1)")
+    parser.add_argument("--data-folder", help="where the data lies (default: $IMCL_DATA, else a cache folder)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _grid_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="paper", help="smoke, cpu or paper (default: paper)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … up to so many (default: 1)")
+
+
+def _batch(parsed: argparse.Namespace) -> int:
+    from imcl_core import batch
+    from imcl_core.grids import grid
+
+    configs = grid(parsed.table, parsed.profile, parsed.seeds, parsed.dataset)
+    options = {
+        "done": [parsed.results],
+        "budget": _seconds(parsed.budget),
+        "data_folder": parsed.data_folder,
+        "device": parsed.device,
+    }
+    if parsed.jobs > 1:
+        outcome = batch.run_parallel(configs, parsed.out, jobs=parsed.jobs, **options)
+    else:
+        outcome = batch.run_batch(configs, parsed.out, progress=not parsed.quiet, **options)
+    print(
+        f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
+        f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {parsed.out}"
+    )
+    for name, why in outcome.failed.items():
+        print(f"imcl: {name}: {why}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _seconds(budget: str | None) -> float | None:
+    """ "9m" to 540."""
+    if budget is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(budget[:-1]) * units[budget[-1]]
+    except (KeyError, ValueError, IndexError):
+        raise ImclError(f"A budget is a number with a unit, such as 90s, 9m or 1.5h, not {budget!r}.") from None
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="folder with records")
+    parser.add_argument("--into", default="results", help="folder that takes them (default: results)")
+
+
+def _merge(parsed: argparse.Namespace) -> None:
+    from imcl_core.batch import merge
+
+    new = merge(parsed.source, parsed.into)
+    print(f"{len(new)} new records in {parsed.into}.")
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _grid_arguments(parser)
+    parser.add_argument("--folders", nargs="*", default=["results", "runs"], help="where records lie")
+    parser.add_argument("--device", help="estimate times for this device (default: a GPU where there is one)")
+
+
+def _status(parsed: argparse.Namespace) -> None:
+    from imcl_core import batch, ledger
+    from imcl_core.grids import GRIDS, grid
+    from imcl_core.training import choose_device
+
+    folders = [folder for folder in parsed.folders if os.path.isdir(folder)]
+    speeds = batch.Speeds(choose_device(parsed.device), ledger.records(*folders))
+    print(f"{'table':10}{'done':>6}{'begun':>7}{'missing':>9}   time left on {batch.device_name(speeds.device)}")
+    for table in GRIDS:
+        configs = grid(table, parsed.profile, parsed.seeds)
+        cells = batch.status(configs, *folders)
+        left = [config for config in configs if config.name not in cells["done"]]
+        known = [seconds for config in left if (seconds := speeds.seconds(config)) is not None]
+        time_left = f"{sum(known) / 3600:.1f} h" + (
+            f" and {len(left) - len(known)} unmeasured" if len(known) < len(left) else ""
+        )
+        print(f"{table:10}{len(cells['done']):6}{len(cells['begun']):7}{len(cells['missing']):9}   {time_left}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ import os
 import pickle
 import ssl
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from imcl_core.errors import ImclError
-from imcl_core.files import move_aside, write_whole
+from imcl_core.files import locked, move_aside, write_whole
 
 Arrays = dict[str, np.ndarray]
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
@@ -41,7 +40,7 @@ def prepare(name: str, folder: Path, progress: bool = True) -> Path:
     if path.exists():
         return path
     try:
-        with _one_process(folder, name):
+        with locked(folder / f".{name}.lock", wait=True):
             if not path.exists():  # another process may have made it while this one waited
                 _make(name, path, progress)
     except OSError as error:
@@ -71,20 +70,6 @@ def _make(name: str, path: Path, progress: bool) -> None:
     _save(path, archive.read(original))
     if ours:
         original.unlink()
-
-
-@contextmanager
-def _one_process(folder: Path, name: str) -> Iterator[None]:
-    """Parallel runs that miss the same file wait for the first one instead of writing into its download."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(folder / f".{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def fetch(archive: Archive, folder: Path, progress: bool = True) -> list[str]:

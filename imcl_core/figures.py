@@ -4,9 +4,11 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a method
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from imcl_core.ledger import Record
@@ -256,7 +258,264 @@ def last_and_best(runs: Mapping[str, Sequence[Record]]) -> Figure:
     return figure
 
 
+def dropout_tree(
+    units: Sequence[np.ndarray], names: Sequence[str], predictions: np.ndarray, classes: Sequence[str], label: int
+) -> Figure:
+    """What dropout masks leave of one image's hidden units, branch by branch, above the predictions they end in.
+
+    `units`: arrays (branches, d) with their `names`, the first layer on top; NaN where a unit is dropped (white).
+    `predictions` (branches, m), probabilities; the label's bar is orange.
+    """
+    figure, axes = _figure(1, 1, 7, 1.2 + 1.45 * len(units))
+    axis, across, above = axes[0, 0], len(predictions), np.zeros(0)
+    top = max(np.nanmax(values) for values in units)
+    for depth, (values, name) in enumerate(zip(units, names, strict=True)):
+        places, y = (np.arange(len(values)) + 0.5) * across / len(values), -1.15 * depth
+        for i, (x, tile) in enumerate(zip(places, values, strict=True)):
+            _unit_tile(axis, tile, x, y, top)
+            for parent in above[[i * len(above) // len(values)]] if depth else ():
+                axis.plot([parent, x], [y + 0.75, y + 0.4], color=BLACK, lw=0.8)
+        axis.text(-0.1, y, name, ha="right", va="center", fontsize=9)
+        above = places
+    floor = -1.15 * len(units) - 0.2
+    for x, row in zip(above, predictions, strict=True):
+        slots = x + 0.8 * ((np.arange(len(row)) + 0.5) / len(row) - 0.5)
+        shades = [ORANGE if c == label else BLUE for c in range(len(row))]
+        axis.bar(slots, 0.7 * row, 0.65 / len(row), floor, color=shades)
+        axis.plot([x - 0.4, x + 0.4], [floor, floor], color=BLACK, lw=0.8)
+        for slot, name in zip(slots, classes if len(classes) <= 10 else (), strict=False):
+            axis.text(slot, floor - 0.05, name, ha="center", va="top", fontsize=8)
+    axis.text(-0.1, floor + 0.3, "predictions", ha="right", va="center", fontsize=9)
+    axis.set(xlim=(-1, across), ylim=(floor - 0.25, 0.45), aspect="equal")
+    axis.axis("off")
+    return figure
+
+
+def _unit_tile(axis, values: np.ndarray, x: float, y: float, top: float) -> None:
+    """Hidden units (d,) as a square of shades from 0 to `top` around (x, y); NaN is white."""
+    side = int(np.ceil(len(values) ** 0.5))
+    square = np.pad(values.astype(float), (0, side**2 - len(values)), constant_values=np.nan).reshape(side, side)
+    shades = plt.get_cmap("cividis").with_extremes(bad="white")
+    box = (x - 0.38, x + 0.38, y - 0.38, y + 0.38)
+    axis.imshow(square, extent=box, vmin=0, vmax=top, cmap=shades, interpolation="nearest")
+    axis.add_patch(plt.Rectangle((x - 0.38, y - 0.38), 0.76, 0.76, fill=False, ec=BLACK, lw=0.8))
+
+
+def branches_by_epoch(panels: Mapping[str, np.ndarray], label: str) -> Figure:
+    """A quantity of each branch (epochs, branches) by epoch, a panel a method; in black their mean.
+
+    Branches with the same first mask, of which there are two groups, share a colour.
+    """
+    figure, axes = _figure(1, len(panels), 7, 3, sharey=True)
+    for axis, (name, values) in zip(axes[0], panels.items(), strict=True):
+        epochs, count = np.arange(1, len(values) + 1), values.shape[1]
+        for branch in range(count):
+            shade, dash = (BLUE, ORANGE)[2 * branch // count], ("-", "--", ":", "-.")[branch % (count // 2) % 4]
+            axis.plot(epochs, values[:, branch], color=shade, ls=dash, marker="o", ms=4, label=f"branch {branch + 1}")
+        axis.plot(epochs, values.mean(axis=1), color=BLACK, lw=3, alpha=0.6, label="their mean")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.set_xticks(epochs)
+    axes[0, 0].set(ylabel=label, ylim=(-0.02, 1.02))
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def seeds_by_epoch(values: Mapping[str, np.ndarray], label: str) -> Figure:
+    """A quantity (seeds, epochs) by epoch for each method: thin lines for seeds, a thick one for their mean."""
+    figure, axes = _figure(1, 1, 6, 3.2)
+    axis = axes[0, 0]
+    for (methods, runs), marker in zip(values.items(), "os^D", strict=False):
+        epochs = np.arange(1, runs.shape[1] + 1)
+        axis.plot(epochs, runs.T, color=colour(methods), lw=0.8, alpha=0.6)
+        axis.plot(epochs, runs.mean(axis=0), color=colour(methods), lw=2.5, marker=marker, label=methods)
+        axis.set_xticks(epochs)
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def branch_distances(panels: Mapping[str, np.ndarray], label: str) -> Figure:
+    """Distances (H, H) between the predictions of every two branches, a panel a method, with their values."""
+    figure, axes = _figure(1, len(panels), 6.5, 3)
+    top = max(distances.max() for distances in panels.values())
+    for axis, (name, distances) in zip(axes[0], panels.items(), strict=True):
+        shown = axis.imshow(distances, vmin=0, vmax=top, cmap="cividis")
+        for place, value in np.ndenumerate(distances):
+            shade = "white" if value < top / 2 else "black"
+            axis.text(*place[::-1], f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+        ticks = range(len(distances)), range(1, len(distances) + 1)
+        axis.set_xticks(*ticks)
+        axis.set_yticks(*ticks)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("branch")
+    axes[0, 0].set_ylabel("branch")
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.7)
+    return figure
+
+
 # --- chapters 4-6 ---------------------------------------------------------------------------------------------------
+
+
+def teachers(layers: int) -> Figure:
+    """Who teaches whom in Eq. 6, for `layers` layers the last the output: arcs, and each teacher's share."""
+    figure, axes = _figure(1, 2, 7, 2.9, width_ratios=(1.15, 1))
+    names = [*(str(i) for i in range(1, layers)), "output"]
+    shares = np.full((layers - 1, layers), np.nan)
+    for pupil in range(layers - 1):
+        shares[pupil, pupil + 1 :] = 1 / (layers - 1 - pupil)
+    _arcs(axes[0, 0], shares, names)
+    _shares(axes[0, 1], shares, names)
+    return figure
+
+
+def _arcs(axis, shares: np.ndarray, names: Sequence[str]) -> None:
+    """An arrow from every teacher (column) to each of its pupils (row), as wide as its share."""
+    colours = (BLUE, ORANGE, GREEN, PINK, RED, SKY)
+    for pupil, teacher in zip(*np.nonzero(shares > 0), strict=True):
+        arrow = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.8", "shrinkA": 9, "shrinkB": 9}
+        arrow |= {"color": colours[pupil % len(colours)], "lw": 0.6 + 2.4 * shares[pupil, teacher]}
+        axis.annotate("", (pupil, 0), (teacher, 0), arrowprops=arrow)
+    for place, name in enumerate(names):
+        axis.plot(place, 0, "o", ms=16, mfc="white", mec=colours[place % len(colours)] if name.isdigit() else BLACK)
+        axis.text(place, 0, name if name.isdigit() else "out", ha="center", va="center", fontsize=8)
+    axis.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.6, 0.4 * len(names)))
+    axis.set_title("teacher → pupil", fontsize=10)
+    axis.annotate("", (len(names) - 0.5, -0.45), (0, -0.45), arrowprops={"arrowstyle": "->"})
+    axis.text(-0.3, -0.45, "depth", va="center", ha="center", fontsize=8)
+    axis.axis("off")
+
+
+def _shares(axis, shares: np.ndarray, names: Sequence[str]) -> None:
+    """The share of each teacher (column) in a pupil's target (row), written out."""
+    axis.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for pupil, teacher in zip(*np.nonzero(shares > 0), strict=True):
+        count = round(1 / shares[pupil, teacher])
+        shade = BLACK if shares[pupil, teacher] > 0.55 else "white"
+        text = "1" if count == 1 else f"1/{count}"
+        axis.text(teacher, pupil, text, ha="center", va="center", fontsize=9, color=shade)
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(names) - 1), names[:-1])
+    axis.set(xlabel="teacher j", ylabel="pupil i")
+    axis.set_title("share of its logits in the target", fontsize=10)
+
+
+def gradient_reach(panels: Mapping[str, np.ndarray], terms: Sequence[str], parts: Sequence[str]) -> Figure:
+    """Which weights each loss touches: gradient norms (terms, parts), a panel each; exact zeros are left empty."""
+    touched = {title: np.where(norms > 0, norms, np.nan) for title, norms in panels.items()}
+    low, high = (bound([bound(norms) for norms in touched.values()]) for bound in (np.nanmin, np.nanmax))
+    figure, axes = _figure(1, len(panels), 7 if len(panels) > 1 else 5.6, 1.5 + 0.16 * len(terms), sharey=True)
+    for axis, (title, norms) in zip(axes[0], touched.items(), strict=True):
+        image = axis.imshow(norms, norm=LogNorm(low, high), cmap="cividis", aspect="auto")
+        axis.set_xticks(range(len(parts)), parts, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(terms)), terms, fontsize=8)
+        axis.set_xticks(np.arange(len(parts) + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(len(terms) + 1) - 0.5, minor=True)
+        axis.grid(which="minor", color="0.85", lw=0.5)
+        axis.tick_params(which="both", length=0)
+        axis.set_xlabel("weights of")
+        axis.set_title(title, fontsize=10)
+    axes[0, 0].set_ylabel("term of the objective")
+    figure.colorbar(image, ax=axes, label="norm of the gradient", shrink=0.9)
+    return figure
+
+
+def by_depth(
+    curves: Mapping[str, Sequence[float]],
+    label: str,
+    references: Mapping[str, float] | None = None,
+    log: bool = False,
+) -> Figure:
+    """A value for each layer, shallowest first; `references` are dotted levels, such as chance.
+
+    A curve has the colour of the method its name begins with; a second one of that method is dashed. `log`: the scale
+    is logarithmic above 1 and linear below, so that it can show 0.
+    """
+    figure, axes = _figure(1, 1, 6, 3.4)
+    axis, used = axes[0, 0], []
+    for (name, values), marker in zip(curves.items(), "so^Dv", strict=False):
+        method = name.split()[0].strip(",:")
+        line = "0.55" if method == "before" else colour(method)
+        axis.plot(np.arange(1, len(values) + 1), values, color=line, ls="--" if line in used else "-", label=name)
+        axis.lines[-1].set(marker=marker, markersize=4)
+        used.append(line)
+    for name, level in (references or {}).items():
+        axis.axhline(level, color="0.4", ls=":", lw=1)
+        axis.annotate(name, (1, level), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
+    if log:
+        axis.set_yscale("symlog", linthresh=1)
+        axis.yaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="layer, from the image to the classifier", ylabel=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def descriptors(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
+    """What Eq. 8 keeps of feature maps: a row an image (H, W, 3), its maps (C, H, W) and their deviations as bars."""
+    channels = len(maps[0])
+    top = max(float(m.std(axis=(1, 2)).max()) for m in maps)
+    ratios = [1] * (channels + 1) + [1.8]
+    figure, axes = _figure(len(images), channels + 2, 7, 0.95 * len(images) + 0.5, width_ratios=ratios)
+    for row, image, feature, name in zip(axes, images, maps, names, strict=True):
+        row[0].imshow(image)
+        row[0].set_ylabel(name)
+        for axis, channel in zip(row[1:-1], feature, strict=True):
+            axis.imshow(channel, vmin=0, vmax=max(float(m.max()) for m in maps), cmap="cividis")
+        row[-1].bar(range(1, channels + 1), feature.std(axis=(1, 2)), color=BLUE)
+        row[-1].set(ylim=(0, 1.1 * top), yticks=[])
+        for axis in row[:-1]:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[-1].set_xticks(range(1, channels + 1), range(1, channels + 1), fontsize=8)
+    for title, axis in zip(("image", *range(1, channels + 1), "deviation"), axes[0], strict=True):
+        axis.set_title(str(title), fontsize=9)
+    axes[-1, -1].set_xlabel("channel")
+    return figure
+
+
+def matrices(rows: Mapping[str, Mapping[str, np.ndarray]], label: str, limit: float = 1.0) -> Figure:
+    """Square matrices on one scale from -limit to limit, white at 0: a row for each name, columns named alike."""
+    columns = len(next(iter(rows.values())))
+    side = 6.2 / columns
+    figure, axes = _figure(len(rows), columns, 7, max(1.8, (side + 0.12) * len(rows) + 0.75))
+    for number, (line, (name, row)) in enumerate(zip(axes, rows.items(), strict=True)):
+        for axis, (title, matrix) in zip(line, row.items(), strict=True):
+            image = axis.imshow(matrix, vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(visible=True, color="0.6")
+            if number == 0:
+                axis.set_title(title, fontsize=9)
+        line[0].set_ylabel(name)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9, location="bottom", aspect=40)
+    return figure
+
+
+def filter_pairs(rows: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> Figure:
+    """Pairs of filters (C, kh, kw) side by side, each standardised and its channels tiled: a row for each name."""
+    pairs = max(len(row) for row in rows.values())
+    figure, axes = _figure(len(rows), 2 * pairs, 7, 7 / (2 * pairs) * len(rows) * 1.12 + 0.5)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for number, (title, *filters) in enumerate(row):
+            for axis, kernel in zip(line[2 * number : 2 * number + 2], filters, strict=True):
+                image = axis.imshow(_tiles((kernel - kernel.mean()) / kernel.std()), vmin=-3, vmax=3, cmap="PuOr")
+                axis.set(xticks=[], yticks=[])
+            line[2 * number].set_title(title, loc="left", fontsize=8)
+        line[0].set_ylabel(name)
+    label = "weight (standard deviations of its filter)"
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8, location="bottom", aspect=40)
+    return figure
+
+
+def _tiles(kernel: np.ndarray) -> np.ndarray:
+    """The channels of a filter (C, kh, kw) in a nearly square grid, a blank line between them."""
+    columns = int(np.ceil(len(kernel) ** 0.5))
+    padded = np.pad(kernel, ((0, -len(kernel) % columns), (0, 1), (0, 1)), constant_values=np.nan)
+    padded[len(kernel) :] = np.nan
+    grid = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(grid.shape[0] * grid.shape[1], -1)[:-1, :-1]
 
 
 # --- chapter 7 and the README ---------------------------------------------------------------------------------------
@@ -273,7 +532,7 @@ def gradient_norms(norms: Mapping[str, Sequence[float]]) -> Figure:
         axis.plot(range(1, len(values) + 1), values, color=colour(part), label=part, marker=marker, ms=4)
     axis.set(xlabel="layer, from the image to the output", ylabel="norm of the gradient", yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(ncols=len(norms), loc="lower center", bbox_to_anchor=(0.5, 1))
+    axis.legend(ncols=len(norms), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     return figure
 
 
@@ -356,44 +615,37 @@ def overview(
     `covariance` (F, F) of one convolution's filters.
     """
     with plt.rc_context(STYLE):
-        figure = Figure(figsize=(7, 5.8), layout="constrained")
+        figure = Figure(figsize=(7, 5.4), layout="constrained")
         panels = figure.subfigures(2, 2, hspace=0.06, wspace=0.06).flat
         titles = (
-            ("out", "predictions of one image,\none a dropout mask, teach each other"),
-            ("mid", "every layer predicts;\ndeeper layers teach shallower ones"),
-            ("pull-push", "features leave the images' similarity\nand approach that of the labels"),
-            ("kernel", "the filters of a convolution\nare made less alike"),
+            "out: one image, four dropout masks;\nthe predictions teach one another",
+            "mid: every layer predicts;\ndeeper layers teach shallower ones",
+            "pull-push: from the similarity of images\nto the similarity of labels",
+            "kernel: the filters of a convolution\nare made less alike",
         )
-        for panel, (methods, text) in zip(panels, titles, strict=True):
-            panel.suptitle(f"{methods}: {text}", color=colour(methods), fontsize=10, fontweight="bold")
-        _overview_out(panels[0], image, label, classes, predictions)
-        _probabilities(panels[1].subplots(), local, label, classes, [str(i + 1) for i in range(len(local))], "layer")
-        for axis, matrix, name in zip(
-            panels[2].subplots(1, 3), similarities, ("images", "a layer", "labels"), strict=True
-        ):
-            _square(axis, matrix, name)
-        shown = _square(panels[3].subplots(), covariance, "filters × filters")
-        panels[3].colorbar(shown, label="covariance", shrink=0.8)
+        for panel, title in zip(panels, titles, strict=True):
+            panel.suptitle(title, fontsize=10, fontweight="bold")
+        left, right = panels[0].subplots(1, 2, width_ratios=(1, 2.2))
+        left.imshow(image)
+        left.set(xticks=[], yticks=[])
+        _probabilities(right, predictions, label, classes, "mask")
+        _probabilities(panels[1].subplots(), local, label, classes, "layer")
+        names = ("images", "one layer", "labels")
+        for axis, matrix, name in zip(panels[2].subplots(1, 3), similarities, names, strict=True):
+            axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+            axis.set(title=name, xticks=[], yticks=[])
+        axis = panels[3].subplots()
+        shown = axis.imshow(covariance, vmin=-0.2, vmax=0.2, cmap="RdBu_r")
+        axis.set(xlabel="filter", ylabel="filter")
+        panels[3].colorbar(shown, label="covariance", shrink=0.8, extend="both")
     return figure
 
 
-def _overview_out(panel, image: np.ndarray, label: int, classes: Sequence[str], predictions: np.ndarray) -> None:
-    left, right = panel.subplots(1, 2, width_ratios=(1, 2.2))
-    left.imshow(image)
-    left.set(xticks=[], yticks=[])
-    _probabilities(right, predictions, label, classes, [str(i + 1) for i in range(len(predictions))], "mask")
-
-
-def _probabilities(axis, rows: np.ndarray, label: int, classes: Sequence[str], names: list[str], what: str) -> None:
-    """Probabilities (rows, m) as shades, the true class framed."""
-    axis.imshow(rows, vmin=0, vmax=1, aspect="auto", cmap="cividis")
+def _probabilities(axis, rows: np.ndarray, label: int, classes: Sequence[str], what: str) -> None:
+    """Probabilities (rows, m) as shades, brighter for higher, the true class framed."""
+    axis.imshow(rows, vmin=0, aspect="auto", cmap="cividis")
     axis.add_patch(plt.Rectangle((label - 0.5, -0.5), 1, len(rows), fill=False, ec=RED, lw=1.5))
     axis.set_xticks(range(len(classes)), classes)
-    axis.set_yticks(range(len(rows)), names)
+    shown = range(0, len(rows), 1 + len(rows) // 8)
+    axis.set_yticks(shown, [str(row + 1) for row in shown])
     axis.set(xlabel="class", ylabel=what)
-
-
-def _square(axis, matrix: np.ndarray, title: str):
-    """A matrix of similarities from -1 to 1."""
-    axis.set(title=title, xticks=[], yticks=[])
-    return axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")

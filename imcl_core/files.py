@@ -1,7 +1,8 @@
 """Files written whole, and damaged ones moved aside."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -36,3 +37,25 @@ def move_aside(path: Path) -> Path:
         number += 1
         aside = path.with_name(f"{path.name}.corrupt.{number}")
     return path.rename(aside)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ImclError(f"Could not write {path} ({error.strerror}): choose a folder you can write to.") from error
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

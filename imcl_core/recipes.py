@@ -134,7 +134,11 @@ class RunConfig(MethodSettings):
         return self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
 
     def identity(self) -> dict[str, Any]:
-        """Every setting that can influence this run: those of methods that are off are left out."""
+        """Every setting that can influence this run: those of methods that are off are left out.
+
+        Records are named by it. A setting added later must be left out here at the value that changes nothing, so that
+        the records made before keep their names.
+        """
         on = parse_methods(self.methods)
         prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"}
         off = tuple(prefix for method, prefix in prefixes.items() if method not in on)

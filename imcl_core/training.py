@@ -188,6 +188,24 @@ class Run:
             "terms": dict(zip(names, terms, strict=True)),
         }
 
+    def trial(self, steps: int) -> tuple[float, float]:
+        """Training images a second, and the seconds of an evaluation, from `steps` steps; spoils the weights."""
+        self.collaboration.train()
+        for _ in range(2):
+            self._synchronise()
+            started = time.perf_counter()
+            for step in range(steps):  # the first round warms up
+                self.step(step % len(self.batches) * self.config.batch_size)
+            self._synchronise()
+        images_per_s = steps * self.config.batch_size / (time.perf_counter() - started)
+        started = time.perf_counter()
+        self.evaluate()
+        return images_per_s, time.perf_counter() - started
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Mean loss and top-1 and top-5 error, %, on the test images (the held-out ones in a validation run)."""
@@ -284,9 +302,8 @@ def _interruptions(files: Files | None) -> Iterator[None]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What the run ran on."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "device": gpu or _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -295,7 +312,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as lines:
             for line in lines:

@@ -1,0 +1,107 @@
+"""The paper's tables and figure as lists of runs, and the order in which a scarce GPU should work through them."""
+
+import itertools
+from collections.abc import Callable
+
+from imcl_core.collaboration import METHODS
+from imcl_core.errors import check_choice
+from imcl_core.recipes import SIZES, RunConfig
+
+SINGLES = ("out", "mid", "pull-push", "kernel")
+BEST = ("out+mid+pull-push", "mid+pull-push+kernel")  # the two combinations of Tables I and II
+COLUMNS = ("baseline", *SINGLES, *BEST)
+COMBINATIONS = tuple("+".join(c) for n in (1, 2, 3, 4) for c in itertools.combinations(METHODS, n))  # Table III's order
+MODELS = ("vgg16", "resnet18")
+NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None = None) -> list[RunConfig]:
+    """The runs of a table of `GRIDS`, the most wanted first, for seeds 0, 1, …; each run once.
+
+    With `dataset`, those on it; a table that has none is made for it.
+    """
+    check_choice("table", name, GRIDS)
+    runs = GRIDS[name](profile, seeds)
+    if dataset is not None:
+        # A batch size of its own is the table's choice for its own data set; all else is filled in anew.
+        runs = [r for r in runs if r.dataset == dataset] or [
+            RunConfig(
+                dataset=dataset,
+                model=r.model,
+                methods=r.methods,
+                seed=r.seed,
+                noise=r.noise,
+                profile=profile,
+                width=r.width,
+            )
+            for r in runs
+        ]
+    return list({run.key: run for run in runs}.values())
+
+
+def _runs(profile, seeds, *, datasets=("cifar100",), models=MODELS, methods=COLUMNS, noise=(0.0,), first=0):
+    """Seed by seed, so that a queue cut short leaves whole columns."""
+    return [
+        RunConfig(dataset=d, model=m, methods=t, seed=s, noise=n, profile=profile)
+        for s, d, m, n, t in itertools.product(range(first, seeds), datasets, models, noise, methods)
+    ]
+
+
+def _double(profile: str, seeds: int, datasets: tuple[str, ...]) -> list[RunConfig]:
+    """The paper's baseline(2x): twice the filters; STL-10's ResNet-18 at half the batch, as the paper had to."""
+    return [
+        RunConfig(dataset=d, model=m, seed=s, profile=profile, width=2 * SIZES[profile].width)
+        if (d, m) != ("stl10", "resnet18")
+        else RunConfig(dataset=d, model=m, seed=s, profile=profile, width=2 * SIZES[profile].width, batch_size=64)
+        for s, d, m in itertools.product(range(seeds), datasets, MODELS)
+    ]
+
+
+def _table_1(profile: str, seeds: int) -> list[RunConfig]:
+    datasets = ("cifar10", "cifar100")
+    return _runs(profile, seeds, datasets=datasets) + _double(profile, seeds, datasets)
+
+
+def _table_2(profile: str, seeds: int) -> list[RunConfig]:
+    datasets = ("stl10", "imagenet32")
+    return _runs(profile, seeds, datasets=datasets) + _double(profile, seeds, datasets)
+
+
+def _table_3(profile: str, seeds: int) -> list[RunConfig]:
+    return _runs(profile, seeds, methods=("baseline", *COMBINATIONS))
+
+
+def _figure_2(profile: str, seeds: int) -> list[RunConfig]:
+    methods = ("baseline", *SINGLES, BEST[0])
+    return _runs(profile, seeds, models=("vgg16",), methods=methods, noise=NOISE)
+
+
+def _study(profile: str, seeds: int) -> list[RunConfig]:
+    return _runs(profile, seeds, models=("resnet18",), methods=("baseline", *SINGLES))
+
+
+def _queue(profile: str, seeds: int) -> list[RunConfig]:
+    """Everything for a scarce GPU: CIFAR-100, STL-10, Table III, more seeds, label noise, CIFAR-10."""
+    baselines = _runs(profile, 1, models=("resnet18", "vgg16"), methods=("baseline",))
+    noisy = _runs(profile, 1, models=("vgg16",), methods=("baseline", BEST[0]), noise=(0.5,))
+    return [
+        *baselines,
+        *_runs(profile, 1, models=("resnet18", "vgg16"), methods=SINGLES),
+        *_runs(profile, 1, models=("resnet18", "vgg16"), methods=BEST),
+        *_runs(profile, 1, datasets=("stl10",), models=("resnet18", "vgg16")),
+        *_table_3(profile, 1),
+        *_runs(profile, seeds, first=1),
+        *_runs(profile, seeds, datasets=("stl10",), first=1),
+        *noisy,
+        *_runs(profile, 1, datasets=("cifar10",)),
+    ]
+
+
+GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
+    "table-1": _table_1,
+    "table-2": _table_2,
+    "table-3": _table_3,
+    "figure-2": _figure_2,
+    "study": _study,
+    "queue": _queue,
+}
