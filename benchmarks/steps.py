@@ -19,7 +19,8 @@ import torch
 
 from imcl_core import RunConfig
 from imcl_core.data import DataSet, Split, TrainBatches
-from imcl_core.training import build_collaboration, choose_device, environment, make_step, peak_memory
+from imcl_core.steps import make_step
+from imcl_core.training import build_collaboration, choose_device, environment, peak_memory
 
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", "out+mid+pull-push+kernel")
 CLASSES = 100

@@ -78,8 +78,7 @@ class Speeds:
 
 def _like(config: RunConfig) -> tuple:
     """Runs that share this are equally fast."""
-    shape = 96 if config.dataset == "stl10" else 32
-    return config.model, config.methods, config.width, config.batch_size, config.attach, shape
+    return config.dataset, config.model, config.methods, config.width, config.batch_size, config.attach
 
 
 def run_batch(

@@ -239,7 +239,7 @@ def captioned_images(images: np.ndarray, captions: Sequence[str], wrong: Sequenc
 
 
 def last_and_best(runs: Mapping[str, Sequence[Record]]) -> Figure:
-    """Test error (%) of several runs of each setting, a line a run: filled at the last epoch, hollow at the best one."""
+    """Test error (%) of several runs of each setting, a line a run: filled at the last epoch, hollow at the best."""
     figure, axes = _figure(1, 1, 6, 0.8 + 0.5 * len(runs))
     axis = axes[0, 0]
     for row, records in enumerate(runs.values()):
@@ -277,7 +277,7 @@ def dropout_tree(
                 axis.plot([parent, x], [y + 0.75, y + 0.4], color=BLACK, lw=0.8)
         axis.text(-0.1, y, name, ha="right", va="center", fontsize=9)
         above = places
-    floor = -1.15 * len(units) - 0.2
+    floor = -1.15 * len(units) - 0.05
     for x, row in zip(above, predictions, strict=True):
         slots = x + 0.8 * ((np.arange(len(row)) + 0.5) / len(row) - 0.5)
         shades = [ORANGE if c == label else BLUE for c in range(len(row))]
@@ -595,7 +595,7 @@ def run_curves(record: Record) -> Figure:
     for axis, label in zip(axes, ("loss", "error (%)"), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+        axis.legend(frameon=False)
     return figure
 
 
@@ -611,7 +611,7 @@ def overview(
     """What the four losses work on, a panel each, from one trained network.
 
     `image` (H, W, 3) bytes with its `label`; `predictions` (4, m), the probabilities of its four dropout masks;
-    `local` (N, m), those of each layer; `similarities`, three (n, n): of a batch's images, one layer, and labels;
+    `local` (N, m), those of each layer; `similarities`, three (n, n): of pixels, of one layer, and of labels;
     `covariance` (F, F) of one convolution's filters.
     """
     with plt.rc_context(STYLE):
@@ -630,7 +630,7 @@ def overview(
         left.set(xticks=[], yticks=[])
         _probabilities(right, predictions, label, classes, "mask")
         _probabilities(panels[1].subplots(), local, label, classes, "layer")
-        names = ("images", "one layer", "labels")
+        names = ("pixels", "one layer", "labels")
         for axis, matrix, name in zip(panels[2].subplots(1, 3), similarities, names, strict=True):
             axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
             axis.set(title=name, xticks=[], yticks=[])

@@ -1,0 +1,156 @@
+"""Images a second: our training step beside what a user would write, all in one run.
+
+    python benchmarks/speed.py --out speed.json          (about two minutes on a CPU: narrow networks)
+    python benchmarks/speed.py --profile paper           (on a GPU: the paper's networks)
+
+(a) the same network in plain PyTorch, float32, fed by a torchvision `DataLoader` with the same transforms; (b) the same
+in half precision (on a GPU); (c) our step as it reads; (d) our step as a CUDA graph (on a GPU). They take turns for a
+few rounds; shown are medians. FLOP/s count the convolutions and matrix products of forward and backward, and are set
+against the fastest matrix product measured in the same run.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from data_path import PilImages
+from steps import CLASSES, random_images
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from imcl_core import RunConfig
+from imcl_core.data import DataSet, TrainBatches
+from imcl_core.networks import build
+from imcl_core.steps import make_step
+from imcl_core.training import build_collaboration, choose_device, environment
+
+IMAGES = 4_096
+
+
+def plain(config: RunConfig, data: DataSet, device: torch.device, half: bool, workers: int) -> Callable[[], None]:
+    """A step as a tutorial has it: DataLoader, zero_grad, forward, backward, step."""
+    network = build(config.model, CLASSES, config.width).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    loader = DataLoader(
+        PilImages(data), config.batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
+    )
+    batches: Iterator = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def step() -> None:
+        images, labels = (part.to(device, non_blocking=True) for part in next(batches))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def ours(config: RunConfig, data: DataSet, device: torch.device, graphed: bool) -> Callable[[], None]:
+    batches = TrainBatches(data.to(device), config.batch_size)
+    collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last).train()
+    step = make_step(collaboration, batches, config, device, graphed)
+    starts = itertools.cycle(range(0, len(batches) * config.batch_size, config.batch_size))
+    return lambda: step(next(starts))
+
+
+def seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    """Of one step, over `steps` of them."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    wait()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait()
+    return (time.perf_counter() - began) / steps
+
+
+def flops_per_image(config: RunConfig) -> float:
+    """Of a training step: three times the forward pass."""
+    network = build(config.model, CLASSES, config.width).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32))
+    return 3 * counter.get_total_flops()
+
+
+def matrix_peak(device: torch.device) -> float:
+    """FLOP/s of a large square matrix product, in bfloat16 on a GPU and float32 on a CPU."""
+    size, dtype = (8_192, torch.bfloat16) if device.type == "cuda" else (2_048, torch.float32)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    seconds(lambda: a @ a, 3, device)
+    return 2 * size**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
+
+
+def measure(model: str, profile: str, device: torch.device, rounds: int, steps: int, workers: int) -> list[dict]:
+    config, data = (
+        RunConfig(dataset="cifar100", model=model, profile=profile),
+        random_images(IMAGES, torch.device("cpu")),
+    )
+    contenders = {"plain float32, DataLoader": plain(config, data, device, False, workers)}
+    if device.type == "cuda":
+        contenders["plain bfloat16, DataLoader"] = plain(config, data, device, True, workers)
+    contenders["ours, as it reads"] = ours(config, data, device, graphed=False)
+    if device.type == "cuda":
+        contenders["ours, CUDA graph"] = ours(config, data, device, graphed=True)
+    times = {name: [] for name in contenders}
+    for step in contenders.values():
+        seconds(step, 8, device)
+    for _ in range(rounds):
+        for name, step in contenders.items():
+            times[name].append(seconds(step, steps, device))
+    first, per_image = next(iter(times.values())), flops_per_image(config)
+    return [
+        {
+            "model": model,
+            "step": name,
+            "images_per_s": config.batch_size / median(taken),
+            "over_plain": median(f / t for f, t in zip(first, taken, strict=True)),
+            "flops_per_s": per_image * config.batch_size / median(taken),
+        }
+        for name, taken in times.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--profile", default="cpu", help="cpu (narrow) or paper (full width)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="a round (default: 8 on a CPU, 100 on a GPU)")
+    parser.add_argument("--workers", type=int, help="of the DataLoader (default: 1 on a CPU, 8 on a GPU)")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    on_gpu = device.type == "cuda"
+    if not on_gpu:
+        torch.set_num_threads(1)
+    peak = matrix_peak(device)
+    print(f"fastest matrix product: {peak / 1e12:.2f} TFLOP/s")
+    print(f"{'model':10}{'step':30}{'images/s':>10}{'over plain':>12}{'of the peak':>13}")
+    rows = []
+    for model in ("resnet18", "vgg16"):
+        for row in measure(
+            model, arguments.profile, device, arguments.rounds, arguments.steps or (100 if on_gpu else 8),
+            arguments.workers or (8 if on_gpu else 1),
+        ):  # fmt: skip
+            row["share_of_peak"] = row["flops_per_s"] / peak
+            print(
+                f"{row['model']:10}{row['step']:30}{row['images_per_s']:10.0f}{row['over_plain']:12.2f}"
+                f"{row['share_of_peak']:13.1%}",
+                flush=True,
+            )
+            rows.append(row)
+    if arguments.out:
+        content = {"profile": arguments.profile, "matrix_flops_per_s": peak, "rows": rows, **environment(device)}
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
