@@ -252,14 +252,15 @@ class Collaboration(nn.Module):
         s = self.settings
         shapes, num_classes = self._shapes(image_shape)
         device = next(self.network.parameters()).device
+        makers = {
+            "mid": lambda c, size: LocalClassifier(c, size, num_classes, s.mid_pool, s.mid_width),
+            "pull-push": lambda c, _: Projection(c),
+        }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for name, (channels, *size) in shapes.items():
-                if "mid" in self.methods:
-                    head = LocalClassifier(channels, tuple(size), num_classes, s.mid_pool, s.mid_width)
-                    self.heads[_key("mid", name)] = head.to(device)
-                if "pull-push" in self.methods:
-                    self.heads[_key("pull-push", name)] = Projection(channels).to(device)
+            for method in (m for m in makers if m in self.methods):
+                torch.manual_seed(seed)  # a method's heads are the same whichever others are on
+                for name, (channels, *size) in shapes.items():
+                    self.heads[_key(method, name)] = makers[method](channels, tuple(size)).to(device)
 
     def _shapes(self, image_shape: tuple[int, int, int]) -> tuple[dict[str, tuple[int, ...]], int]:
         """Shape (C, H, W) of every layer's output, and the number of classes, from one image in evaluation mode."""

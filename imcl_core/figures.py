@@ -264,15 +264,14 @@ def dropout_tree(
     """What dropout masks leave of one image's hidden units, branch by branch, above the predictions they end in.
 
     `units`: arrays (branches, d) with their `names`, the first layer on top; NaN where a unit is dropped (white).
-    `predictions` (branches, m), probabilities; the label's bar is orange.
+    Shades go from 0 to the layer's largest. `predictions` (branches, m), probabilities; the label's bar is orange.
     """
     figure, axes = _figure(1, 1, 7, 1.2 + 1.45 * len(units))
     axis, across, above = axes[0, 0], len(predictions), np.zeros(0)
-    top = max(np.nanmax(values) for values in units)
     for depth, (values, name) in enumerate(zip(units, names, strict=True)):
         places, y = (np.arange(len(values)) + 0.5) * across / len(values), -1.15 * depth
         for i, (x, tile) in enumerate(zip(places, values, strict=True)):
-            _unit_tile(axis, tile, x, y, top)
+            _unit_tile(axis, tile, x, y, np.nanmax(values))
             for parent in above[[i * len(above) // len(values)]] if depth else ():
                 axis.plot([parent, x], [y + 0.75, y + 0.4], color=BLACK, lw=0.8)
         axis.text(-0.1, y, name, ha="right", va="center", fontsize=9)

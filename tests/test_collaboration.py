@@ -163,6 +163,8 @@ def test_heads_leave_the_random_stream_alone():
     other = Collaboration(network, "mid+pull-push", seed=2).heads.state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not all(torch.equal(first[k], other[k]) for k in first)
+    alone = Collaboration(network, "pull-push", seed=1).heads.state_dict()
+    assert all(torch.equal(first[k], alone[k]) for k in alone)
 
 
 def test_terms_add_up_to_the_loss_and_name_every_layer():
