@@ -56,7 +56,7 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
             axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour(methods), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    axis.legend(frameon=False)
     return figure
 
 
@@ -229,7 +229,7 @@ def parameters_and_activations(networks: Mapping[str, Sequence[Mapping[str, Any]
 def captioned_images(images: np.ndarray, captions: Sequence[str], wrong: Sequence[bool], columns: int = 6) -> Figure:
     """Images (n, 3, H, W), bytes, each below its caption; what is `wrong` has its caption in bold red."""
     rows = -(-len(images) // columns)
-    figure, axes = _figure(rows, columns, 7, 1.7 * rows)
+    figure, axes = _figure(rows, columns, 7, 1.8 * rows)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption, mistake in zip(axes.flat, images, captions, wrong, strict=False):
@@ -301,15 +301,15 @@ def _unit_tile(axis, values: np.ndarray, x: float, y: float, top: float) -> None
 
 
 def branches_by_epoch(panels: Mapping[str, np.ndarray], label: str) -> Figure:
-    """A quantity of each branch (epochs, branches) by epoch, a panel a method; in black their mean.
+    """A quantity of each of K² branches (epochs, K²) by epoch, a panel a method; in black their mean.
 
-    Branches with the same first mask, of which there are two groups, share a colour.
+    Branches with the same first mask share a colour.
     """
     figure, axes = _figure(1, len(panels), 7, 3, sharey=True)
     for axis, (name, values) in zip(axes[0], panels.items(), strict=True):
-        epochs, count = np.arange(1, len(values) + 1), values.shape[1]
-        for branch in range(count):
-            shade, dash = (BLUE, ORANGE)[2 * branch // count], ("-", "--", ":", "-.")[branch % (count // 2) % 4]
+        epochs, masks = np.arange(1, len(values) + 1), round(values.shape[1] ** 0.5)
+        for branch in range(values.shape[1]):
+            shade, dash = (BLUE, ORANGE, GREEN, PINK)[branch // masks % 4], ("-", "--", ":", "-.")[branch % masks % 4]
             axis.plot(epochs, values[:, branch], color=shade, ls=dash, marker="o", ms=4, label=f"branch {branch + 1}")
         axis.plot(epochs, values.mean(axis=1), color=BLACK, lw=3, alpha=0.6, label="their mean")
         axis.set_title(name, fontsize=10)

@@ -105,9 +105,7 @@ def deeper_targets(local_logits, final_logits, temperature: float) -> list[np.nd
     return targets
 
 
-def intermediate_losses(
-    local_logits, final_logits, target, alpha=0.05, beta=0.05, temperature=2.0
-) -> np.ndarray:
+def intermediate_losses(local_logits, final_logits, target, alpha=0.05, beta=0.05, temperature=2.0) -> np.ndarray:
     """`L_mid^(i) = alpha_mid J_hard^mid + beta_mid J_soft^mid`, both at temperature T (Eq. 5-7)."""
     losses = []
     for z, q in zip(local_logits, deeper_targets(local_logits, final_logits, temperature), strict=True):
@@ -164,9 +162,7 @@ def frobenius(a, b) -> float:
     return sqrt(total)
 
 
-def pull_push_loss(
-    features, target_similarity, input_similarity, alpha_pull, alpha_push, normalise=True
-) -> float:
+def pull_push_loss(features, target_similarity, input_similarity, alpha_pull, alpha_push, normalise=True) -> float:
     """`L_pp = alpha_pull ‖S(h) - S(y)‖_F - alpha_push ‖S(h) - S(x)‖_F`, by default divided by n (Eq. 9)."""
     s = similarity_matrix(features)
     loss = alpha_pull * frobenius(s, target_similarity) - alpha_push * frobenius(s, input_similarity)

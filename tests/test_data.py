@@ -499,9 +499,7 @@ def test_subsets_are_fixed_stratified_nested_and_keep_image_and_label_together(f
     assert large.train.labels.bincount().tolist() == [12] * 10
     assert images_of(small.train) < images_of(large.train) < images_of(full.train)
     kept = dict(pairs_of(small.train))
-    assert list(kept.items()) == [
-        pair for pair in label_of.items() if pair[0] in kept
-    ]  # in their first order
+    assert list(kept.items()) == [pair for pair in label_of.items() if pair[0] in kept]  # in their first order
     assert torch.equal(small.test.images, full.test.images)
     held = load("cifar10", folder=folder, train_size=50, validation=True)
     assert len(held.train) == 50

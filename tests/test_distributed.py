@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from imcl_core import ImclError, RunConfig
 from imcl_core.data import TrainBatches, load
 from imcl_core.training import _stream, build_collaboration
@@ -28,7 +29,13 @@ def two_processes(out):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", PROGRAM, json.dumps(SETTINGS), str(out)]
     running = [

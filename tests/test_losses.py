@@ -302,9 +302,7 @@ def test_gradcheck_of_pull_push_and_kernel(normalise):
     to_labels, to_images = normal(2, 4, 4).tanh()
     for centre in ("sample", "batch"):
         check(
-            lambda x, centre=centre: losses.pull_push_loss(
-                x, to_labels, to_images, 0.7, 0.3, normalise, centre=centre
-            ),
+            lambda x, centre=centre: losses.pull_push_loss(x, to_labels, to_images, 0.7, 0.3, normalise, centre=centre),
             normal(4, 3, 2, 3),
         )
     check(losses.kernel_covariance, normal(3, 2, 3, 3))
@@ -341,9 +339,7 @@ def test_intermediate_gradient_reaches_its_own_layer_only():
 def test_similarities_of_labels_and_images_are_constants():
     x = normal(4, 3, 2, 2).requires_grad_()
     targets = [s.clone().requires_grad_() for s in normal(2, 4, 4)]
-    found = torch.autograd.grad(
-        losses.pull_push_loss(x, *targets, 0.7, 0.3), [x, *targets], allow_unused=True
-    )
+    found = torch.autograd.grad(losses.pull_push_loss(x, *targets, 0.7, 0.3), [x, *targets], allow_unused=True)
     assert found[0].any()
     assert all(gradient is None or not gradient.any() for gradient in found[1:])
 
@@ -745,9 +741,7 @@ def test_equal_logits_and_a_batch_of_one(dtype):
 
 def every_loss(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Each function on bfloat16-representable values, held as `dtype`."""
-    z, x, w = (
-        normal(*shape, dtype=torch.bfloat16).to(dtype) for shape in ((3, 4, 5), (4, 3, 5, 5), (6, 3, 3, 3))
-    )
+    z, x, w = (normal(*shape, dtype=torch.bfloat16).to(dtype) for shape in ((3, 4, 5), (4, 3, 5, 5), (6, 3, 3, 3)))
     y, (a, b) = labels(4, 5), normal(2, 4, 4, dtype=torch.bfloat16).tanh().to(dtype)
     return {
         "hard": losses.hard_loss(z[0], y),
