@@ -12,7 +12,7 @@ import argparse
 import itertools
 
 import torch
-from steps import random_images
+from speed import random_images
 
 from imcl_core import Collaboration, RunConfig
 from imcl_core.collaboration import METHODS

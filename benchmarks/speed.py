@@ -1,36 +1,38 @@
-"""Images a second: our training step beside what a user would write, all in one run.
-
-    python benchmarks/speed.py --out speed.json          (about two minutes on a CPU: narrow networks)
-    python benchmarks/speed.py --profile paper           (on a GPU: the paper's networks)
+"""Images a second of our training step beside what a user would write; `steps.py` prints it.
 
 (a) the same network in plain PyTorch, float32, fed by a torchvision `DataLoader` with the same transforms; (b) the same
-in half precision (on a GPU); (c) our step as it reads; (d) our step as a CUDA graph (on a GPU). They take turns for a
-few rounds; shown are medians. FLOP/s count the convolutions and matrix products of forward and backward, and are set
-against the fastest matrix product measured in the same run.
+in half precision (on a GPU); (c) our step as it reads; (d) our step as a CUDA graph (on a GPU). FLOP/s count the
+convolutions and matrix products of forward and backward, and are set against the fastest matrix product measured in
+the same run.
 """
 
-import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from data_path import PilImages
-from steps import CLASSES, random_images
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import RunConfig
-from imcl_core.data import DataSet, TrainBatches
+from imcl_core.data import DataSet, Split, TrainBatches
 from imcl_core.networks import build
 from imcl_core.steps import make_step
-from imcl_core.training import build_collaboration, choose_device, environment
+from imcl_core.training import build_collaboration
 
+CLASSES = 100
 IMAGES = 4_096
+
+
+def random_images(count: int, device: torch.device) -> DataSet:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    split = Split(pixels, torch.randint(CLASSES, (count,), generator=generator))
+    half = torch.full((3,), 0.5)
+    return DataSet("random", tuple(map(str, range(CLASSES))), split, split, half, half / 2).to(device)
 
 
 def plain(config: RunConfig, data: DataSet, device: torch.device, half: bool, workers: int) -> Callable[[], None]:
@@ -88,22 +90,24 @@ def matrix_peak(device: torch.device) -> float:
     return 2 * size**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
 
 
-def measure(model: str, profile: str, device: torch.device, rounds: int, steps: int, workers: int) -> list[dict]:
+def contenders(model: str, profile: str, device: torch.device, rounds: int, steps: int) -> list[dict]:
+    """A row for each of (a) to (d)."""
+    workers = 8 if device.type == "cuda" else 1  # of the DataLoader
     config, data = (
         RunConfig(dataset="cifar100", model=model, profile=profile),
         random_images(IMAGES, torch.device("cpu")),
     )
-    contenders = {"plain float32, DataLoader": plain(config, data, device, False, workers)}
+    ways = {"plain float32, DataLoader": plain(config, data, device, False, workers)}
     if device.type == "cuda":
-        contenders["plain bfloat16, DataLoader"] = plain(config, data, device, True, workers)
-    contenders["ours, as it reads"] = ours(config, data, device, graphed=False)
+        ways["plain bfloat16, DataLoader"] = plain(config, data, device, True, workers)
+    ways["ours, as it reads"] = ours(config, data, device, graphed=False)
     if device.type == "cuda":
-        contenders["ours, CUDA graph"] = ours(config, data, device, graphed=True)
-    times = {name: [] for name in contenders}
-    for step in contenders.values():
+        ways["ours, CUDA graph"] = ours(config, data, device, graphed=True)
+    times = {name: [] for name in ways}
+    for step in ways.values():
         seconds(step, 8, device)
     for _ in range(rounds):
-        for name, step in contenders.items():
+        for name, step in ways.items():
             times[name].append(seconds(step, steps, device))
     first, per_image = next(iter(times.values())), flops_per_image(config)
     return [
@@ -116,41 +120,3 @@ def measure(model: str, profile: str, device: torch.device, rounds: int, steps: 
         }
         for name, taken in times.items()
     ]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--profile", default="cpu", help="cpu (narrow) or paper (full width)")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="a round (default: 8 on a CPU, 100 on a GPU)")
-    parser.add_argument("--workers", type=int, help="of the DataLoader (default: 1 on a CPU, 8 on a GPU)")
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    on_gpu = device.type == "cuda"
-    if not on_gpu:
-        torch.set_num_threads(1)
-    peak = matrix_peak(device)
-    print(f"fastest matrix product: {peak / 1e12:.2f} TFLOP/s")
-    print(f"{'model':10}{'step':30}{'images/s':>10}{'over plain':>12}{'of the peak':>13}")
-    rows = []
-    for model in ("resnet18", "vgg16"):
-        for row in measure(
-            model, arguments.profile, device, arguments.rounds, arguments.steps or (100 if on_gpu else 8),
-            arguments.workers or (8 if on_gpu else 1),
-        ):  # fmt: skip
-            row["share_of_peak"] = row["flops_per_s"] / peak
-            print(
-                f"{row['model']:10}{row['step']:30}{row['images_per_s']:10.0f}{row['over_plain']:12.2f}"
-                f"{row['share_of_peak']:13.1%}",
-                flush=True,
-            )
-            rows.append(row)
-    if arguments.out:
-        content = {"profile": arguments.profile, "matrix_flops_per_s": peak, "rows": rows, **environment(device)}
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
-"""Training steps: time and memory of each method beside the baseline, all in one run.
+"""Training steps, all in one run: our step beside plain PyTorch, and each method beside the baseline.
 
-    python benchmarks/steps.py --out steps.json          (two minutes on a CPU: narrow networks)
+    python benchmarks/steps.py --out steps.json          (five minutes on a CPU: narrow networks)
     python benchmarks/steps.py --profile paper           (on a GPU: the paper's networks)
 
 CIFAR-like random images, batch 128. The methods take turns for a few rounds; shown are medians, and the median of
@@ -16,29 +16,22 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from speed import contenders, matrix_peak, random_images
 
 from imcl_core import RunConfig
-from imcl_core.data import DataSet, Split, TrainBatches
+from imcl_core.data import TrainBatches
 from imcl_core.steps import make_step
 from imcl_core.training import build_collaboration, choose_device, environment, peak_memory
 
+MODELS = ("resnet18", "vgg16")
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", "out+mid+pull-push+kernel")
-CLASSES = 100
-
-
-def random_images(count: int, device: torch.device) -> DataSet:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    split = Split(pixels, torch.randint(CLASSES, (count,), generator=generator))
-    half = torch.full((3,), 0.5)
-    return DataSet("random", tuple(map(str, range(CLASSES))), split, split, half, half / 2).to(device)
 
 
 class Timed:
     """The training step of one method, ready to run."""
 
     def __init__(self, model: str, methods: str, profile: str, device: torch.device):
-        config = RunConfig(dataset="cifar100", model=model, methods=methods, profile=profile)
+        config = RunConfig(dataset="cifar100", model=model, methods=methods, profile=profile, batch_size=128)
         data = random_images(2_048, device)
         self.device, self.batch_size, self.position = device, config.batch_size, 0
         batches = TrainBatches(data, config.batch_size)
@@ -110,18 +103,37 @@ def main() -> None:
     steps = arguments.steps or (100 if device.type == "cuda" else 3)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    print(f"{'model':10}{'methods':28}{'images/s':>10}{'time ratio':>12}{'GB':>8}{'memory ratio':>14}")
-    rows = []
-    for model in ("resnet18", "vgg16"):
-        for row in measure(model, arguments.profile, device, arguments.rounds, steps):
+    peak = matrix_peak(device)
+    print(f"fastest matrix product: {peak / 1e12:.2f} TFLOP/s")
+    print(f"{'model':10}{'step':30}{'images/s':>10}{'over plain':>12}{'of the peak':>13}")
+    ways = []
+    for model in MODELS:
+        for row in contenders(model, arguments.profile, device, arguments.rounds, steps):
+            ways.append(row | {"share_of_peak": row["flops_per_s"] / peak})
             print(
-                f"{row['model']:10}{row['methods']:28}{row['images_per_s']:10.0f}{row['time_over_baseline']:12.2f}"
+                f"{row['model']:10}{row['step']:30}{row['images_per_s']:10.0f}{row['over_plain']:12.2f}"
+                f"{row['flops_per_s'] / peak:13.1%}",
+                flush=True,
+            )
+    print(f"{'model':10}{'methods':30}{'images/s':>10}{'time ratio':>12}{'GB':>8}{'memory ratio':>14}")
+    methods = []
+    for model in MODELS:
+        for row in measure(model, arguments.profile, device, arguments.rounds, steps):
+            methods.append(row)
+            print(
+                f"{row['model']:10}{row['methods']:30}{row['images_per_s']:10.0f}{row['time_over_baseline']:12.2f}"
                 f"{row['memory_gb']:8.2f}{row['memory_over_baseline']:14.2f}",
                 flush=True,
             )
-            rows.append(row)
     if arguments.out:
-        content = {"profile": arguments.profile, "rounds": arguments.rounds, "rows": rows, **environment(device)}
+        content = {
+            **environment(device),
+            "profile": arguments.profile,
+            "rounds": arguments.rounds,
+            "matrix_flops_per_s": peak,
+            "ways": ways,
+            "methods": methods,
+        }
         arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -118,6 +118,8 @@ def run_batch(
                     outcome.postponed.append(config.name)
                     continue
                 record = train(config, out=out, data_folder=data_folder, device=device, progress=progress)
+        except OSError as error:
+            raise ImclError(f"Could not write into {out} ({error.strerror}): choose another folder for out.") from error
         except ImclError as error:
             if isinstance(error.__cause__, KeyboardInterrupt):
                 raise

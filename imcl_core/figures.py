@@ -3,7 +3,8 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; a method has the same one everywhere.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -29,10 +30,20 @@ def colour(methods: str) -> str:
     return COLOURS.get(methods, COMBINATION)
 
 
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draws in the book's style, and leaves the caller's settings of matplotlib alone."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any, **options: Any) -> Figure:
+        with plt.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return styled
+
+
 def _figure(rows: int, columns: int, width: float, height: float, **options) -> tuple[Figure, np.ndarray]:
-    """A figure in the book's style, `width`×`height` inches, and its axes (rows, columns); shown once, by its cell."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+    """A figure of `width`×`height` inches and its axes (rows, columns); shown once, by the cell that asked for it."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
     plt.close(figure)
     return figure, axes
 
@@ -40,6 +51,7 @@ def _figure(rows: int, columns: int, width: float, height: float, **options) -> 
 # --- shared ---------------------------------------------------------------------------------------------------------
 
 
+@_styled
 def learning_curves(records: Sequence[Record], metric: str = "test_error", label: str = "test error (%)") -> Figure:
     """`metric` by epoch for each method: the mean over seeds, and the range as a band."""
     figure, axes = _figure(1, 1, 6, 3.4)
@@ -56,7 +68,7 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
             axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour(methods), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(frameon=False)
+    axis.legend()
     return figure
 
 
@@ -72,6 +84,7 @@ def _grouped_bars(axis, series: Mapping[str, np.ndarray], names: Sequence[str], 
     axis.axhline(0, color=BLACK, lw=0.8)
 
 
+@_styled
 def patterns_of_heads(patterns: Mapping[str, Sequence[int]]) -> Figure:
     """Networks made of subnets, input at the bottom: `patterns` gives how many copies there are of each subnet."""
     widths = [max(*counts, 2) for counts in patterns.values()]
@@ -91,6 +104,7 @@ def patterns_of_heads(patterns: Mapping[str, Sequence[int]]) -> Figure:
     return figure
 
 
+@_styled
 def opinions_and_teachers(opinions: np.ndarray, teachers: np.ndarray, classes: Sequence[str], label: int) -> Figure:
     """What each head says, probabilities (H, m), beside what the other heads teach it, (H, m); a panel a head."""
     figure, axes = _figure(1, len(opinions), 7, 3, sharey=True)
@@ -101,10 +115,11 @@ def opinions_and_teachers(opinions: np.ndarray, teachers: np.ndarray, classes: S
         axis.set_xlabel("class")
     axes[0, 0].set(ylabel="probability", ylim=(0, 1))
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(*handles, loc="outside upper center", ncols=2)
     return figure
 
 
+@_styled
 def softening(temperatures: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Figure:
     """Every class's probability (temperatures, m) as the temperature rises; dotted: all classes alike."""
     figure, axes = _figure(1, 1, 5.5, 3.2)
@@ -116,10 +131,11 @@ def softening(temperatures: np.ndarray, probabilities: np.ndarray, classes: Sequ
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set(xlabel="temperature T", ylabel="probability", ylim=(0, 1))
-    axis.legend(title="class", fontsize=9, title_fontsize=9, frameon=False)
+    axis.legend(title="class")
     return figure
 
 
+@_styled
 def two_means(opinions: np.ndarray, means: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
     """Left: what several heads say, probabilities (H, m). Right: means (m,) of them, side by side."""
     figure, (axes,) = _figure(1, 2, 7, 2.8, sharey=True)
@@ -129,11 +145,12 @@ def two_means(opinions: np.ndarray, means: Mapping[str, np.ndarray], classes: Se
     for axis, title in zip(axes, ("what the heads say", "their mean"), strict=True):
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("class")
-        axis.legend(fontsize=9, frameon=False)
+        axis.legend()
     axes[0].set(ylabel="probability", ylim=(0, 1))
     return figure
 
 
+@_styled
 def hard_and_soft_gradients(
     gradients: Mapping[str, np.ndarray],
     classes: Sequence[str],
@@ -151,10 +168,11 @@ def hard_and_soft_gradients(
     right.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="temperature T", ylabel="length of the gradient")
     for axis in (left, right):
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=9, frameon=False)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
+@_styled
 def errors_by_rate(rates: Sequence[float], errors: Mapping[str, np.ndarray]) -> Figure:
     """Test error (%) by learning rate, an array (rates, seeds) a line: the mean over seeds, and the range as a band."""
     figure, axes = _figure(1, 1, 6, 3.4)
@@ -168,10 +186,11 @@ def errors_by_rate(rates: Sequence[float], errors: Mapping[str, np.ndarray]) -> 
     axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axis.set(xlabel="learning rate", ylabel="test error (%)")
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=9, frameon=False)
+    axis.legend()
     return figure
 
 
+@_styled
 def image_grid(images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> Figure:
     """Images (R, C, 3, H, W), bytes or floats from 0 to 1, with the names of rows and columns."""
     down, across = images.shape[:2]
@@ -187,6 +206,7 @@ def image_grid(images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[s
     return figure
 
 
+@_styled
 def network_diagram(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The layers of networks, input on top: a bar as long as the maps are wide, an arc for each shortcut.
 
@@ -211,6 +231,7 @@ def network_diagram(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
     return figure
 
 
+@_styled
 def parameters_and_activations(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Each layer's share (%) of the `parameters` of all layers, and of the numbers they compute, `activations`."""
     figure, axes = _figure(len(networks), 1, 6.5, 0.4 + 1.8 * len(networks), sharey=True)
@@ -222,10 +243,11 @@ def parameters_and_activations(networks: Mapping[str, Sequence[Mapping[str, Any]
         _grouped_bars(axis, shares, [str(i + 1) for i in range(len(layers))])
         axis.set_title(name, fontsize=10)
         axis.set(xlabel="layer, from the image to the output", ylabel="share (%)")
-    axes[0, 0].legend(fontsize=9, frameon=False, loc="upper center")
+    axes[0, 0].legend(loc="upper center")
     return figure
 
 
+@_styled
 def captioned_images(images: np.ndarray, captions: Sequence[str], wrong: Sequence[bool], columns: int = 6) -> Figure:
     """Images (n, 3, H, W), bytes, each below its caption; what is `wrong` has its caption in bold red."""
     rows = -(-len(images) // columns)
@@ -238,6 +260,7 @@ def captioned_images(images: np.ndarray, captions: Sequence[str], wrong: Sequenc
     return figure
 
 
+@_styled
 def last_and_best(runs: Mapping[str, Sequence[Record]]) -> Figure:
     """Test error (%) of several runs of each setting, a line a run: filled at the last epoch, hollow at the best."""
     figure, axes = _figure(1, 1, 6, 0.8 + 0.5 * len(runs))
@@ -254,10 +277,11 @@ def last_and_best(runs: Mapping[str, Sequence[Record]]) -> Figure:
     axis.set_yticks(range(len(runs)), list(runs))
     axis.set(xlabel="test error (%)", ylim=(len(runs) - 0.5, -0.5))
     axis.set_xlim(left=0)
-    axis.legend(fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
+@_styled
 def dropout_tree(
     units: Sequence[np.ndarray], names: Sequence[str], predictions: np.ndarray, classes: Sequence[str], label: int
 ) -> Figure:
@@ -300,6 +324,7 @@ def _unit_tile(axis, values: np.ndarray, x: float, y: float, top: float) -> None
     axis.add_patch(plt.Rectangle((x - 0.38, y - 0.38), 0.76, 0.76, fill=False, ec=BLACK, lw=0.8))
 
 
+@_styled
 def branches_by_epoch(panels: Mapping[str, np.ndarray], label: str) -> Figure:
     """A quantity of each of K² branches (epochs, K²) by epoch, a panel a method; in black their mean.
 
@@ -317,10 +342,11 @@ def branches_by_epoch(panels: Mapping[str, np.ndarray], label: str) -> Figure:
         axis.set_xticks(epochs)
     axes[0, 0].set(ylabel=label, ylim=(-0.02, 1.02))
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(*handles, loc="outside upper center", ncols=3)
     return figure
 
 
+@_styled
 def seeds_by_epoch(values: Mapping[str, np.ndarray], label: str) -> Figure:
     """A quantity (seeds, epochs) by epoch for each method: thin lines for seeds, a thick one for their mean."""
     figure, axes = _figure(1, 1, 6, 3.2)
@@ -332,10 +358,11 @@ def seeds_by_epoch(values: Mapping[str, np.ndarray], label: str) -> Figure:
         axis.set_xticks(epochs)
     axis.set(xlabel="epoch", ylabel=label)
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=9, frameon=False)
+    axis.legend()
     return figure
 
 
+@_styled
 def branch_distances(panels: Mapping[str, np.ndarray], label: str) -> Figure:
     """Distances (H, H) between the predictions of every two branches, a panel a method, with their values."""
     figure, axes = _figure(1, len(panels), 6.5, 3)
@@ -358,6 +385,7 @@ def branch_distances(panels: Mapping[str, np.ndarray], label: str) -> Figure:
 # --- chapters 4-6 ---------------------------------------------------------------------------------------------------
 
 
+@_styled
 def teachers(layers: int) -> Figure:
     """Who teaches whom in Eq. 6, for `layers` layers the last the output: arcs, and each teacher's share."""
     figure, axes = _figure(1, 2, 7, 2.9, width_ratios=(1.15, 1))
@@ -401,6 +429,7 @@ def _shares(axis, shares: np.ndarray, names: Sequence[str]) -> None:
     axis.set_title("share of its logits in the target", fontsize=10)
 
 
+@_styled
 def gradient_reach(panels: Mapping[str, np.ndarray], terms: Sequence[str], parts: Sequence[str]) -> Figure:
     """Which weights each loss touches: gradient norms (terms, parts), a panel each; exact zeros are left empty."""
     touched = {title: np.where(norms > 0, norms, np.nan) for title, norms in panels.items()}
@@ -421,6 +450,7 @@ def gradient_reach(panels: Mapping[str, np.ndarray], terms: Sequence[str], parts
     return figure
 
 
+@_styled
 def by_depth(
     curves: Mapping[str, Sequence[float]],
     label: str,
@@ -442,16 +472,20 @@ def by_depth(
         used.append(line)
     for name, level in (references or {}).items():
         axis.axhline(level, color="0.4", ls=":", lw=1)
-        axis.annotate(name, (1, level), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
+        note = axis.annotate(
+            name, (1, level), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8
+        )
+        note.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0})
     if log:
         axis.set_yscale("symlog", linthresh=1)
         axis.yaxis.set_major_formatter("{x:g}")
     axis.set(xlabel="layer, from the image to the classifier", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
+@_styled
 def descriptors(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
     """What Eq. 8 keeps of feature maps: a row an image (H, W, 3), its maps (C, H, W) and their deviations as bars."""
     channels = len(maps[0])
@@ -475,6 +509,7 @@ def descriptors(images: Sequence[np.ndarray], maps: Sequence[np.ndarray], names:
     return figure
 
 
+@_styled
 def matrices(rows: Mapping[str, Mapping[str, np.ndarray]], label: str, limit: float = 1.0) -> Figure:
     """Square matrices on one scale from -limit to limit, white at 0: a row for each name, columns named alike."""
     columns = len(next(iter(rows.values())))
@@ -492,6 +527,7 @@ def matrices(rows: Mapping[str, Mapping[str, np.ndarray]], label: str, limit: fl
     return figure
 
 
+@_styled
 def filter_pairs(rows: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> Figure:
     """Pairs of filters (C, kh, kw) side by side, each standardised and its channels tiled: a row for each name."""
     pairs = max(len(row) for row in rows.values())
@@ -520,6 +556,7 @@ def _tiles(kernel: np.ndarray) -> np.ndarray:
 # --- chapter 7 and the README ---------------------------------------------------------------------------------------
 
 
+@_styled
 def gradient_norms(norms: Mapping[str, Sequence[float]]) -> Figure:
     """How strongly each part of the objective pulls on each layer: `norms` of its gradient by part, a value a layer.
 
@@ -531,10 +568,11 @@ def gradient_norms(norms: Mapping[str, Sequence[float]]) -> Figure:
         axis.plot(range(1, len(values) + 1), values, color=colour(part), label=part, marker=marker, ms=4)
     axis.set(xlabel="layer, from the image to the output", ylabel="norm of the gradient", yscale="log")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(ncols=len(norms), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    axis.legend(ncols=len(norms), loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
+@_styled
 def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
     """Test error less the baseline's at the same seed, in points: a ring a seed, the mean ± its standard error.
 
@@ -552,6 +590,7 @@ def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
+@_styled
 def combinations(errors: Mapping[str, Mapping[str, float]], baselines: Mapping[str, float]) -> Figure:
     """The error (%) of every subset of methods, a panel a network: `errors[network][methods]`; the lowest is named.
 
@@ -575,6 +614,7 @@ def combinations(errors: Mapping[str, Mapping[str, float]], baselines: Mapping[s
     return figure
 
 
+@_styled
 def run_curves(record: Record) -> Figure:
     """One run by epoch: left the parts of the training loss and the test loss, right training and test error."""
     figure, (axes,) = _figure(1, 2, 7, 3.2)
@@ -594,10 +634,11 @@ def run_curves(record: Record) -> Figure:
     for axis, label in zip(axes, ("loss", "error (%)"), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(frameon=False)
+        axis.legend()
     return figure
 
 
+@_styled
 def overview(
     image: np.ndarray,
     label: int,

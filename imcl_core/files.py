@@ -42,17 +42,13 @@ def move_aside(path: Path) -> Path:
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise ImclError(f"Could not write {path} ({error.strerror}): choose a folder you can write to.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
         yield True
         return
-    with file:
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -81,6 +81,12 @@ def test_a_failing_run_does_not_stop_the_rest(tmp_path):
     assert "not finite" in outcome.failed[bad.name]
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ImclError, match="Could not write into .*file.*another folder"):
+        run([tiny()], tmp_path / "file" / "runs")
+
+
 def test_two_processes_share_a_list(three, tmp_path):
     configs, folder = three
     outcome = batch.run_parallel(configs, tmp_path, jobs=2)

@@ -285,6 +285,26 @@ def test_second_backward_is_refused():
         loss.backward()
 
 
+def test_gradients_accumulate_over_calls():
+    collaboration = make("vgg16", "mid+pull-push+kernel").eval()  # no masks, no batch statistics: calls are alike
+    images, labels = make_batch()
+    collaboration(images, labels).backward()
+    once = {name: gradient.clone() for name, gradient in gradients(collaboration).items()}
+    collaboration(images, labels).backward()
+    for name, gradient in gradients(collaboration).items():
+        torch.testing.assert_close(gradient, 2 * once[name])
+
+
+def test_frozen_layers_stay_frozen():
+    collaboration = make("vgg16", "mid+pull-push")
+    frozen = collaboration.layers[:3]
+    for name in frozen:
+        collaboration.network.get_submodule(name).requires_grad_(False)
+    collaboration(*make_batch()).backward()
+    for name, parameter in collaboration.network.named_parameters():
+        assert (parameter.grad is None) == name.startswith(tuple(f"{layer}." for layer in frozen))
+
+
 @pytest.mark.parametrize("methods", ["mid", "out+mid+pull-push+kernel"])
 def test_half_precision_gives_finite_gradients(methods):
     collaboration = make("vgg16", methods).float()
