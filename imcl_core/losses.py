@@ -125,9 +125,9 @@ def _map_deviations(x: Tensor) -> Tensor:
     maps = x.flatten(2)
     shifted = maps - maps[:, :, :1].detach()
     centred = shifted - shifted.mean(dim=2, keepdim=True)
-    deviation = torch.linalg.vector_norm(centred, dim=2) / maps.shape[2] ** 0.5
-    rounding = 4 * torch.finfo(x.dtype).eps * maps.detach().abs().amax(dim=2)
-    return torch.where(deviation <= rounding, 0.0, deviation)
+    norm = torch.linalg.vector_norm(centred, dim=2)
+    rounding = 4 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(maps.detach(), dim=2)
+    return torch.where(norm <= rounding, 0.0, norm / maps.shape[2] ** 0.5)
 
 
 def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
