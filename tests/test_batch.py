@@ -83,7 +83,7 @@ def test_a_failing_run_does_not_stop_the_rest(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ImclError, match="Could not write into .*file.*another folder"):
+    with pytest.raises(ImclError, match=r"Could not write into .*file.*another folder"):
         run([tiny()], tmp_path / "file" / "runs")
 
 
