@@ -3,7 +3,18 @@
 from imcl_core.collaboration import Collaboration, MethodSettings
 from imcl_core.errors import ImclError
 from imcl_core.ledger import Record
+from imcl_core.population import MultiInstance, PopulationSettings, Tree
 from imcl_core.recipes import RunConfig
 from imcl_core.training import train
 
-__all__ = ["Collaboration", "ImclError", "MethodSettings", "Record", "RunConfig", "train"]
+__all__ = [
+    "Collaboration",
+    "ImclError",
+    "MethodSettings",
+    "MultiInstance",
+    "PopulationSettings",
+    "Record",
+    "RunConfig",
+    "Tree",
+    "train",
+]

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 from imcl_core.collaboration import METHODS
 from imcl_core.errors import check_choice
-from imcl_core.recipes import SIZES, RunConfig
+from imcl_core.recipes import RunConfig
 
 SINGLES = ("out", "mid", "pull-push", "kernel")
 BEST = ("out+mid+pull-push", "mid+pull-push+kernel")  # the two combinations of Tables I and II
 COLUMNS = ("baseline", *SINGLES, *BEST)
+BEFORE = ("baseline-2x", "tree", "multi-instance")  # what the paper compares with or argues against
 COMBINATIONS = tuple("+".join(c) for n in (1, 2, 3, 4) for c in itertools.combinations(METHODS, n))  # Table III's order
 MODELS = ("vgg16", "resnet18")
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -47,24 +48,12 @@ def _runs(profile, seeds, *, datasets=("cifar100",), models=MODELS, methods=COLU
     ]
 
 
-def _double(profile: str, seeds: int, datasets: tuple[str, ...]) -> list[RunConfig]:
-    """The paper's baseline(2x): twice the filters; STL-10's ResNet-18 at half the batch, as the paper had to."""
-    return [
-        RunConfig(dataset=d, model=m, seed=s, profile=profile, width=2 * SIZES[profile].width)
-        if (d, m) != ("stl10", "resnet18")
-        else RunConfig(dataset=d, model=m, seed=s, profile=profile, width=2 * SIZES[profile].width, batch_size=64)
-        for s, d, m in itertools.product(range(seeds), datasets, MODELS)
-    ]
-
-
 def _table_1(profile: str, seeds: int) -> list[RunConfig]:
-    datasets = ("cifar10", "cifar100")
-    return _runs(profile, seeds, datasets=datasets) + _double(profile, seeds, datasets)
+    return _runs(profile, seeds, datasets=("cifar10", "cifar100"), methods=(*COLUMNS, "baseline-2x"))
 
 
 def _table_2(profile: str, seeds: int) -> list[RunConfig]:
-    datasets = ("stl10", "imagenet32")
-    return _runs(profile, seeds, datasets=datasets) + _double(profile, seeds, datasets)
+    return _runs(profile, seeds, datasets=("stl10", "imagenet32"), methods=(*COLUMNS, "baseline-2x"))
 
 
 def _table_3(profile: str, seeds: int) -> list[RunConfig]:
@@ -80,6 +69,12 @@ def _study(profile: str, seeds: int) -> list[RunConfig]:
     return _runs(profile, seeds, models=("resnet18",), methods=("baseline", *SINGLES))
 
 
+def _before(profile: str, seeds: int) -> list[RunConfig]:
+    """Song & Chai's patterns and the wide baseline, with label noise too, beside what they are compared with."""
+    clean = _runs(profile, seeds, methods=("baseline", "out", *BEFORE))
+    return clean + _runs(profile, seeds, models=("vgg16",), methods=("baseline", "out", "tree"), noise=(0.5,))
+
+
 def _queue(profile: str, seeds: int) -> list[RunConfig]:
     """Everything for a scarce GPU: CIFAR-100, STL-10, Table III, more seeds, label noise, CIFAR-10."""
     baselines = _runs(profile, 1, models=("resnet18", "vgg16"), methods=("baseline",))
@@ -90,6 +85,7 @@ def _queue(profile: str, seeds: int) -> list[RunConfig]:
         *_runs(profile, 1, models=("resnet18", "vgg16"), methods=BEST),
         *_runs(profile, 1, datasets=("stl10",), models=("resnet18", "vgg16")),
         *_table_3(profile, 1),
+        *_before(profile, 1),
         *_runs(profile, seeds, first=1),
         *_runs(profile, seeds, datasets=("stl10",), first=1),
         *noisy,
@@ -102,6 +98,7 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "table-2": _table_2,
     "table-3": _table_3,
     "figure-2": _figure_2,
+    "before": _before,
     "study": _study,
     "queue": _queue,
 }

@@ -1,6 +1,7 @@
 """VGG-16, ResNet-18 and ResNet-101 for small images: a trunk of ordered layers, then the classifier."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,12 +87,26 @@ class Network(nn.Module):
         return {"trunk.stem": parts["trunk.stem"]} | residual if residual else parts
 
     @property
+    def pieces(self) -> dict[str, nn.Module]:
+        """The modules that images pass one after the other, by name: units or residual blocks, pools, classifier."""
+        return dict(_chain("trunk", self.trunk)) | {"pool": self.pool, "classifier": self.classifier}
+
+    @property
     def groups(self) -> list[list[str]]:
         """Names of the layers of each part of the trunk, in order of depth."""
         return [
             [name for name in self.layers if name.startswith(f"trunk.{part}.")]
             for part, _ in self.trunk.named_children()
         ]
+
+
+def _chain(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules inside nested `nn.Sequential`s, in order."""
+    if not isinstance(module, nn.Sequential):
+        yield name, module
+        return
+    for child, part in module.named_children():
+        yield from _chain(f"{name}.{child}", part)
 
 
 def _vgg16_trunk(width: float) -> tuple[nn.Sequential, int]:

@@ -6,19 +6,26 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from imcl_core.collaboration import MethodSettings, parse_methods
-from imcl_core.errors import ImclError, check_choice
+from imcl_core.collaboration import METHODS, MethodSettings, parse_methods
+from imcl_core.errors import ImclError, check_choice, nearest
 from imcl_core.networks import MODELS
+from imcl_core.population import PATTERNS, PopulationSettings
 from imcl_core.settings import setting
 
 PROFILES = ("smoke", "cpu", "paper")
+STRUCTURES = ("baseline-2x", *PATTERNS)  # what the paper compares with; each stands alone
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the paper trains on one data set of so many `images`; `milestones`: epochs after which the rate falls."""
+    """How the paper trains on one data set; `milestones`: epochs after which the rate falls.
+
+    The set has `images` for training, in so many `classes`, each of `side` × `side` pixels.
+    """
 
     images: int
+    classes: int
+    side: int
     epochs: int
     batch_size: int
     lr: float
@@ -27,16 +34,16 @@ class Recipe:
     flip: bool = True
 
 
-_CIFAR = Recipe(50_000, 200, 128, 0.1, (60, 120, 160))
 RECIPES = {
     # Not in the paper: small, real, and shipped with scikit-learn. A flipped digit is another sign, so no flips.
-    "digits": Recipe(1_437, 30, 32, 0.03, (24, 28), padding=2, flip=False),
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    "stl10": Recipe(5_000, 200, 128, 0.05, (60, 120, 180), padding=12),
-    "imagenet32": Recipe(1_281_167, 40, 256, 0.1, (12, 24, 36)),
+    "digits": Recipe(1_437, 10, 32, 30, 32, 0.03, (24, 28), padding=2, flip=False),
+    "cifar10": Recipe(50_000, 10, 32, 200, 128, 0.1, (60, 120, 160)),
+    "cifar100": Recipe(50_000, 100, 32, 200, 128, 0.1, (60, 120, 160)),
+    "stl10": Recipe(5_000, 10, 96, 200, 128, 0.05, (60, 120, 180), padding=12),
+    "imagenet32": Recipe(1_281_167, 1000, 32, 40, 256, 0.1, (12, 24, 36)),
 }
 DATASETS = tuple(RECIPES)
+_DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-C)
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,25 @@ SIZES = {
 }
 
 
+def canonical(methods: str) -> str:
+    """One spelling for each: `"kernel+mid"` to `"mid+kernel"`; raises `ImclError` on what is no method."""
+    if methods.strip() in STRUCTURES:
+        return methods.strip()
+    terms = [term.strip() for term in methods.split("+")]
+    for term in terms:
+        if term in STRUCTURES:
+            raise ImclError(f"{term} cannot be joined with other methods ({methods!r}): train it alone.")
+        if term not in (*METHODS, "baseline"):
+            known = (*METHODS, "baseline", *STRUCTURES)
+            raise ImclError(
+                f"Unknown method {term!r} in {methods!r}.{nearest(term, known)} Use baseline, any of "
+                f"{', '.join(METHODS)} joined by '+', or one of {', '.join(STRUCTURES)}."
+            )
+    return "+".join(parse_methods(methods)) or "baseline"
+
+
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(MethodSettings):
+class RunConfig(MethodSettings, PopulationSettings):
     """Everything that decides the outcome of one run.
 
     What is left at None is filled in from the recipe of `dataset` and the size of `profile`, so that a finished
@@ -70,7 +94,9 @@ class RunConfig(MethodSettings):
 
     dataset: str = setting("digits", f"one of {', '.join(DATASETS)}")
     model: str = setting("resnet18", f"one of {', '.join(MODELS)}")
-    methods: str = setting("baseline", "'baseline', or any of out, mid, pull-push, kernel joined by '+'")
+    methods: str = setting(
+        "baseline", "'baseline', any of out, mid, pull-push, kernel joined by '+', or baseline-2x, tree, multi-instance"
+    )
     seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
     noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
     profile: str = setting("smoke", "size of the run: smoke (seconds), cpu (minutes) or paper (a GPU)")
@@ -93,18 +119,23 @@ class RunConfig(MethodSettings):
         check_choice("data set", self.dataset, RECIPES)
         check_choice("model", self.model, MODELS)
         check_choice("profile", self.profile, SIZES)
-        self._fill("methods", "+".join(parse_methods(self.methods)) or "baseline")
-        recipe, size = RECIPES[self.dataset], SIZES[self.profile]
+        self._fill("methods", canonical(self.methods))
+        recipe, size, double = RECIPES[self.dataset], SIZES[self.profile], self.methods == "baseline-2x"
         filled = {
-            "width": size.width,
+            "width": 2 * size.width if double else size.width,
             "epochs": size.epochs or recipe.epochs,
             "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
-            "batch_size": min(recipe.batch_size, size.batch_size),
+            "batch_size": min(_DOUBLE_BATCH if double and self._is_large() else recipe.batch_size, size.batch_size),
             "lr": min(recipe.lr, size.lr),
         }
         for name, value in filled.items():
             if getattr(self, name) is None:
                 self._fill(name, value)
+        if double and self.width != filled["width"]:
+            raise ImclError(
+                f"baseline-2x doubles the width of the profile {self.profile}, to {filled['width']:g}: leave out "
+                "width, or train a baseline of the width you want."
+            )
         if self.milestones is None:
             self._fill("milestones", tuple(round(m * self.epochs / recipe.epochs) for m in recipe.milestones))
         self._check_ranges()
@@ -112,16 +143,21 @@ class RunConfig(MethodSettings):
     def _fill(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    def _is_large(self) -> bool:
+        """Whether the paper had to halve the batch of baseline(2x)."""
+        return (self.dataset, self.model) == ("stl10", "resnet18")
+
     def _check_ranges(self) -> None:
         ranges = {
             "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
             "hidden": (1, 1 << 20),
             "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
+            "pop_heads": (2, 16),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
-        for name in ("lr", "out_temperature", "mid_temperature"):
+        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature"):
             if not getattr(self, name) > 0:
                 raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
 
@@ -139,11 +175,15 @@ class RunConfig(MethodSettings):
         Records are named by it. A setting added later must be left out here at the value that changes nothing, so that
         the records made before keep their names.
         """
-        on = parse_methods(self.methods)
+        on = self.methods.split("+")
         prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"}
         off = tuple(prefix for method, prefix in prefixes.items() if method not in on)
         if not {"mid", "pull-push"} & set(on):
             off += ("attach",)
+        if self.methods not in PATTERNS:
+            off += ("pop_",)
+        if self.methods != "tree":
+            off += ("pop_splits",)
         return {k: v for k, v in dataclasses.asdict(self).items() if not (off and k.startswith(off))}
 
     @property

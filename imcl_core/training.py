@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from imcl_core.data import DataSet, TrainBatches, evaluation_batches, load
 from imcl_core.errors import ImclError, nearest
 from imcl_core.ledger import Record
 from imcl_core.networks import build
+from imcl_core.population import PATTERNS, Population
 from imcl_core.recipes import RunConfig
 from imcl_core.steps import make_step
 
@@ -35,13 +36,16 @@ def train(
     device: str | torch.device | None = None,
     progress: bool = True,
     return_collaboration: bool = False,
-) -> Record | tuple[Record, Collaboration]:
+    after_epoch: Callable[["Run"], None] | None = None,
+) -> Record | tuple[Record, Collaboration | Population]:
     """Trains one network and reports every epoch.
 
     With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record, and
     `<name>.network.pt`, the plain network's weights. An interrupted run resumes from its checkpoint and gives the same
     record; a finished one is not trained again. On a CPU the record depends on the configuration and the number of
     threads alone.
+
+    `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
 
     Returns the record; with `return_collaboration` together with the trained `Collaboration`, trained anew if need be.
 
@@ -68,7 +72,7 @@ def train(
             run = Run(config, data, device)
             if files and files.checkpoint.exists():
                 run.load_state_dict(checkpoints.load(files.checkpoint, device))
-            run.finish(writes, progress and rank == 0)
+            run.finish(writes, progress and rank == 0, after_epoch)
         if writes:
             ledger.write(run.record(), files.folder)
             checkpoints.save_network(files.network, run.collaboration.network)
@@ -140,7 +144,7 @@ class Run:
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
 
-    def finish(self, files: Files | None, progress: bool) -> None:
+    def finish(self, files: Files | None, progress: bool, after_epoch: Callable[["Run"], None] | None = None) -> None:
         """Trains the epochs that are left, each followed by an evaluation and a checkpoint."""
         steps = len(self.batches)
         with tqdm(
@@ -162,6 +166,8 @@ class Run:
                 bar.set_postfix(loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
                 if files and epoch + 1 < self.config.epochs:
                     checkpoints.save(files.checkpoint, self.state_dict())
+                if after_epoch:
+                    after_epoch(self)
 
     def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         """One pass over the training images: the mean of every term, and the error on the images as trained on, %."""
@@ -250,13 +256,19 @@ class Run:
         )
 
 
-def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration:
+def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration | Population:
     """The network of a run with its methods attached, on the CPU, with the seed's initial weights."""
+    return assemble(config, data.num_classes, tuple(data.test.images.shape[1:]))
+
+
+def assemble(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Collaboration | Population:
+    """`build_collaboration` for images of shape (C, H, W) of so many classes, without data."""
     torch.manual_seed(_stream(config.seed, -1))
-    network = build(config.model, data.num_classes, config.width, config.hidden, config.dropout)
-    return Collaboration(
-        network, config.methods, settings=config, image_shape=tuple(data.test.images.shape[1:]), seed=config.seed
-    )
+    network = build(config.model, num_classes, config.width, config.hidden, config.dropout)
+    if config.methods in PATTERNS:
+        return PATTERNS[config.methods](network, settings=config, seed=config.seed)
+    methods = "baseline" if config.methods == "baseline-2x" else config.methods
+    return Collaboration(network, methods, settings=config, image_shape=image_shape, seed=config.seed)
 
 
 def _stream(seed: int, epoch: int) -> int:

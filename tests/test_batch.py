@@ -12,7 +12,7 @@ import pytest
 
 from imcl_core import ImclError, RunConfig, batch, ledger, train
 from imcl_core.cli import main
-from imcl_core.grids import COMBINATIONS, GRIDS, grid
+from imcl_core.grids import BEFORE, COMBINATIONS, GRIDS, grid
 from imcl_core.training import choose_device
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
@@ -163,9 +163,16 @@ def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_the_baselines(
 
 
 def test_double_width_is_in_the_tables():
-    doubled = {(c.dataset, c.model): c.batch_size for c in grid("table-2") if c.width == 2}
+    doubled = {(c.dataset, c.model): c.batch_size for c in grid("table-2") if c.methods == "baseline-2x"}
     assert doubled[("stl10", "resnet18")] == 64
     assert doubled[("stl10", "vgg16")] == 128
+
+
+def test_what_came_before_is_compared_on_the_same_runs_and_with_noise():
+    runs = {(c.model, c.noise, c.methods) for c in grid("before")}
+    assert {m for model, noise, m in runs if model == "resnet18"} == {"baseline", "out", *BEFORE}
+    assert {m for model, noise, m in runs if noise} == {"baseline", "out", "tree"}
+    assert {c.key for c in grid("before")} <= {c.key for c in grid("queue")}
 
 
 @pytest.mark.parametrize(
