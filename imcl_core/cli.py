@@ -34,6 +34,16 @@ _STATUS_EXAMPLES = """examples:
   imcl status                                           every table at paper scale: done, begun, missing, time left
   imcl status --profile cpu --seeds 3
 """
+_MEMORY_EXAMPLES = """examples:
+  imcl memory                                           the paper's case: ResNet-101, 64 images of 64×64
+  imcl memory --methods baseline mid pull-push --model resnet18 --dataset cifar100 --batch-size 128
+  imcl memory --methods baseline tree --heads 8 --half
+"""
+_TABLES_EXAMPLES = """examples:
+  imcl tables                                           every table and the ledger of claims, as text
+  imcl tables table-1 --out tables                      and as tables/table-1.html, .csv and .tex
+  imcl tables claims --results /media/stick/results
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "batch", "work through the runs of a table", _batch, _batch_arguments, _BATCH_EXAMPLES)
     _add(commands, "merge", "take records into the results", _merge, _merge_arguments, _MERGE_EXAMPLES)
     _add(commands, "status", "what is done and what is missing", _status, _status_arguments, _STATUS_EXAMPLES)
+    _add(commands, "tables", "the paper's tables with ours beside", _tables, _tables_arguments, _TABLES_EXAMPLES)
+    _add(commands, "memory", "count what a training step holds in memory", _memory, _memory_arguments, _MEMORY_EXAMPLES)
     return parser
 
 
@@ -97,6 +109,7 @@ def _data(parsed: argparse.Namespace) -> None:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     from imcl_core.collaboration import MethodSettings
+    from imcl_core.population import PopulationSettings
     from imcl_core.recipes import RunConfig
 
     parser.add_argument("--out", help="folder for record, network and checkpoint (default: runs)", default="runs")
@@ -105,7 +118,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     hints = typing.get_type_hints(RunConfig)
     settings = parser.add_argument_group("settings of the run")
-    of_methods = {field.name for field in dataclasses.fields(MethodSettings)}
+    of_methods = {field.name for kind in (MethodSettings, PopulationSettings) for field in dataclasses.fields(kind)}
     for field in sorted(dataclasses.fields(RunConfig), key=lambda field: field.name in of_methods):
         default = "" if field.default is None else f" (default: {field.default})"
         settings.add_argument(
@@ -146,7 +159,7 @@ def _train(parsed: argparse.Namespace) -> None:
 
 
 def _batch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", help="table-1, table-2, table-3, figure-2, study, or queue: all in order of worth")
+    parser.add_argument("table", help="table-1, -2, -3, figure-2, before, study, or queue: all in order of worth")
     _grid_arguments(parser)
     parser.add_argument("--dataset", help="only the runs on this data set; one that the table lacks takes its place")
     parser.add_argument("--out", default="runs", help="folder for records and checkpoints (default: runs)")
@@ -233,6 +246,67 @@ def _status(parsed: argparse.Namespace) -> None:
             f" and {len(left) - len(known)} unmeasured" if len(known) < len(left) else ""
         )
         print(f"{table:10}{len(cells['done']):6}{len(cells['begun']):7}{len(cells['missing']):9}   {time_left}")
+
+
+def _memory_arguments(parser: argparse.ArgumentParser) -> None:
+    default = ["baseline", "out", "tree", "multi-instance"]
+    parser.add_argument("--methods", nargs="+", default=default, help=f"(default: {' '.join(default)})")
+    parser.add_argument("--model", default="resnet101", help="vgg16, resnet18 or resnet101 (default: resnet101)")
+    parser.add_argument("--dataset", default="stl10", help="decides the number of classes (default: stl10)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a step (default: 64)")
+    parser.add_argument("--side", type=int, default=64, help="pixels of the square images (default: 64)")
+    parser.add_argument("--heads", type=int, default=4, help="of tree and multi-instance (default: 4)")
+    parser.add_argument("--splits", nargs="*", default=(), help="pieces in front of which a tree splits")
+    parser.add_argument("--half", action="store_true", help="in bfloat16, as training on a GPU computes")
+    parser.add_argument("--measure", action="store_true", help="run the steps on the GPU too, and show its peak")
+
+
+def _memory(parsed: argparse.Namespace) -> None:
+    from imcl_core.memory import count, measure
+    from imcl_core.recipes import RunConfig
+    from imcl_core.training import choose_device
+
+    parts = ("weights", "gradients", "optimizer", "activations", "temporary", "total")
+    case = {"dataset": parsed.dataset, "model": parsed.model, "batch_size": parsed.batch_size, "profile": "paper"}
+    heads = {"pop_heads": parsed.heads, "pop_splits": parsed.splits}
+    configs = [RunConfig(methods=methods, **case, **heads) for methods in parsed.methods]
+    if parsed.measure:
+        choose_device("cuda")
+    print(f"GB{'':22}" + "".join(f"{part:>13}" for part in parts) + f"{'ratio':>9}" + "     measured" * parsed.measure)
+    first = None
+    for config in configs:
+        memory = count(config, side=parsed.side, half=parsed.half)
+        first = first or memory.total
+        row = "".join(f"{getattr(memory, part) / 1e9:13.3f}" for part in parts)
+        row += f"{memory.total / first:9.3f}"
+        if parsed.measure:
+            row += f"{measure(config, side=parsed.side, half=parsed.half) / 1e9:13.3f}"
+        print(f"{config.methods:24}{row}", flush=True)
+
+
+def _tables_arguments(parser: argparse.ArgumentParser) -> None:
+    names = "table-1, table-2, table-3, figure-2, study or claims (default: all)"
+    parser.add_argument("table", nargs="?", help=names)
+    parser.add_argument("--results", default="results", help="folder with the records (default: results)")
+    parser.add_argument("--out", help="folder for the tables as HTML, CSV and LaTeX, and for Figure 2")
+
+
+def _tables(parsed: argparse.Namespace) -> None:
+    from imcl_core import claims, tables
+    from imcl_core.errors import check_choice
+
+    if parsed.table is not None:
+        check_choice("table", parsed.table, (*tables.TABLES, "claims"))
+    ledger = tables.open_ledger(parsed.results)
+    for name in [parsed.table] if parsed.table else (*tables.TABLES, "claims"):
+        of_claims = name == "claims"
+        table = claims.claims_table(ledger, claims.counted_memory()) if of_claims else tables.table(name, ledger)
+        print(table)
+        written = table.write(parsed.out) if parsed.out else []
+        if parsed.out and name == "figure-2":
+            written.append(tables.write_figure_2(ledger, parsed.out))
+        for path in written:
+            print(path)
 
 
 if __name__ == "__main__":
