@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ def run_batch(
             if isinstance(error.__cause__, KeyboardInterrupt):
                 raise
             outcome.failed[config.name] = str(error)
-            tqdm.write(f"failed: {config.name}: {error}")
+            tqdm.write(f"imcl: {config.name}: {error}", file=sys.stderr)
             continue
         outcome.done.append(config.name)
         tqdm.write(f"{record.last_error:6.2f} %  {record.run['seconds']:7.1f} s  {config.name}")

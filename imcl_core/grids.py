@@ -75,6 +75,54 @@ def _before(profile: str, seeds: int) -> list[RunConfig]:
     return clean + _runs(profile, seeds, models=("vgg16",), methods=("baseline", "out", "tree"), noise=(0.5,))
 
 
+ABLATIONS = (  # a method, and one decision of the book's page taken the other way
+    ("baseline", {"nesterov": True}),
+    ("baseline", {"hidden": 256}),
+    ("out", {"out_detach": False}),
+    ("out", {"out_t_squared": True}),
+    ("mid", {"mid_pool": 2}),
+    ("mid", {"mid_width": 32}),
+    ("mid", {"attach": "blocks"}),
+    ("pull-push", {"pp_centre": "batch"}),
+    ("pull-push", {"attach": "blocks"}),
+    ("tree", {"pop_sum": False}),
+    ("tree", {"pop_rescale": False}),
+    ("tree", {"pop_detach": False}),
+    ("tree", {"pop_t_squared": True}),
+)
+
+
+def _decisions(profile: str, seeds: int) -> list[RunConfig]:
+    """Each ablation beside its method as decided, and the baseline at half its rate, since `out` halves gradients."""
+    runs = []
+    for s in range(seeds):
+        shared = {"dataset": "cifar100", "model": "resnet18", "seed": s, "profile": profile}
+        runs += [RunConfig(methods=m, **shared) for m in dict.fromkeys(m for m, _ in ABLATIONS)]
+        runs += [RunConfig(methods=m, **shared, **change) for m, change in ABLATIONS]
+        runs += [RunConfig(lr=RunConfig(**shared).lr / 2, **shared)]
+    return runs
+
+
+WEIGHTS = {  # values to try for the settings whose weights the paper found by grid search
+    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
+    "pull-push": [
+        {"pp_pull": (0.1 * w, w), "pp_push": (push, 0.0)} for w in (0.1, 0.3, 1.0) for push in (0.0, 0.1, 0.3)
+    ],
+    "kernel": [{"kernel_weight": w} for w in (0.001, 0.003, 0.01, 0.03, 0.1)],
+}
+
+
+def _weights(profile: str, seeds: int) -> list[RunConfig]:
+    """The search for weights, on images held out of the training set, the baseline beside it."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile, "validation": True}
+    return [
+        RunConfig(methods=method, seed=s, **shared, **change)
+        for s in range(seeds)
+        for method, changes in {"baseline": [{}], **WEIGHTS}.items()
+        for change in changes
+    ]
+
+
 def _queue(profile: str, seeds: int) -> list[RunConfig]:
     """Everything for a scarce GPU: CIFAR-100, STL-10, Table III, more seeds, label noise, CIFAR-10."""
     baselines = _runs(profile, 1, models=("resnet18", "vgg16"), methods=("baseline",))
@@ -99,6 +147,8 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "table-3": _table_3,
     "figure-2": _figure_2,
     "before": _before,
+    "decisions": _decisions,
+    "weights": _weights,
     "study": _study,
     "queue": _queue,
 }

@@ -43,7 +43,7 @@ RECIPES = {
     "imagenet32": Recipe(1_281_167, 1000, 32, 40, 256, 0.1, (12, 24, 36)),
 }
 DATASETS = tuple(RECIPES)
-_DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-C)
+_DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 
 
 @dataclass(frozen=True)

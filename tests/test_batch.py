@@ -12,7 +12,7 @@ import pytest
 
 from imcl_core import ImclError, RunConfig, batch, ledger, train
 from imcl_core.cli import main
-from imcl_core.grids import BEFORE, COMBINATIONS, GRIDS, grid
+from imcl_core.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
 from imcl_core.training import choose_device
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
@@ -173,6 +173,29 @@ def test_what_came_before_is_compared_on_the_same_runs_and_with_noise():
     assert {m for model, noise, m in runs if model == "resnet18"} == {"baseline", "out", *BEFORE}
     assert {m for model, noise, m in runs if noise} == {"baseline", "out", "tree"}
     assert {c.key for c in grid("before")} <= {c.key for c in grid("queue")}
+
+
+def test_an_ablation_differs_from_its_method_in_what_it_names():
+    runs = grid("decisions")
+    for methods, change in ABLATIONS:
+        plain, changed = (RunConfig(**shared, methods=methods) for shared in ({}, change))
+        assert plain.key != changed.key, f"{change} does not influence {methods}"
+        assert any(r.methods == methods and all(getattr(r, k) == v for k, v in change.items()) for r in runs)
+        assert any(r.methods == methods and r.key == dataclasses.replace(r, **_defaults(change)).key for r in runs)
+    assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
+
+
+def _defaults(change):
+    return {name: getattr(RunConfig(), name) for name in change}
+
+
+def test_weights_are_searched_on_held_out_images_around_the_defaults():
+    runs = grid("weights", profile="cpu", seeds=2)
+    assert all(r.validation for r in runs)
+    for method, setting in (("mid", "mid_alpha"), ("pull-push", "pp_pull"), ("kernel", "kernel_weight")):
+        values = [getattr(r, setting) for r in runs if r.methods == method]
+        assert getattr(RunConfig(), setting) in values and len(set(values)) >= 3
+    assert len({r.key for r in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(
