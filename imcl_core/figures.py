@@ -17,7 +17,10 @@ from imcl_core.ledger import Record
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-COLOURS = {"baseline": BLACK, "out": ORANGE, "mid": BLUE, "pull-push": GREEN, "kernel": PINK}
+COLOURS = {
+    "baseline": BLACK, "out": ORANGE, "mid": BLUE, "pull-push": GREEN, "kernel": PINK,
+    "tree": SKY, "multi-instance": "#8C4A00", "baseline-2x": "#888888",
+}  # fmt: skip
 COMBINATION = RED  # of several methods
 STYLE = {
     "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9, "axes.spines.top": False,
@@ -689,3 +692,236 @@ def _probabilities(axis, rows: np.ndarray, label: int, classes: Sequence[str], w
     shown = range(0, len(rows), 1 + len(rows) // 8)
     axis.set_yticks(shown, [str(row + 1) for row in shown])
     axis.set(xlabel="class", ylabel=what)
+
+
+# --- errata ---------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def claims_against_tables(claims: Sequence[tuple[str, float, float]]) -> Figure:
+    """What a text says against how far that is above what its tables give (points); labels where they differ.
+
+    `claims`: a label, what is said and what the tables give, for each.
+    """
+    figure, axes = _figure(1, 1, 6, 3.2)
+    axis = axes[0, 0]
+    for label, said, given in claims:
+        slip = abs(said - given) > 1e-9
+        axis.plot(said, said - given, "D" if slip else "o", mfc=RED if slip else "none", color=RED if slip else BLUE)
+        if slip:
+            text = f"{label}\nsays {said:.2f}, tables {given:.2f}"
+            axis.annotate(text, (said, said - given), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    axis.axhline(0, color=BLACK, lw=0.8, ls=":")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.margins(x=0.2, y=0.25)
+    axis.set(xlabel="what the text says (% or points)", ylabel="above what the tables give (points)")
+    return figure
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def label_noise(
+    errors: Mapping[str, Mapping[float, Sequence[float]]], printed: Mapping[str, float], gain: float
+) -> Figure:
+    """The paper's Fig. 2: test error (%) by portion of noisy labels, mean and deviation over seeds as error bars.
+
+    `errors[methods][noise]`: a value a seed. The paper prints few numbers of it: errors without noise, `printed`, are
+    crosses; its `gain` over the baseline at the highest noise is written down.
+    """
+    figure, axes = _figure(1, 1, 6.5, 3.8)
+    axis = axes[0, 0]
+    for place, (methods, by_noise) in enumerate(errors.items()):
+        shade, shift = colour(methods), 0.5 * (place - (len(errors) - 1) / 2)
+        axis.plot(shift, printed[methods], "x", color=shade, ms=6)
+        found = [(100 * noise + shift, values) for noise, values in by_noise.items() if len(values)]
+        axis.errorbar(
+            [x for x, _ in found],
+            [np.mean(values) for _, values in found],
+            yerr=[np.std(values, ddof=1) if len(values) > 1 else 0 for _, values in found],
+            color=shade, marker="o", ms=3, lw=1.2, capsize=3, label=methods,
+        )  # fmt: skip
+    if not any(len(values) for by_noise in errors.values() for values in by_noise.values()):
+        axis.text(0.5, 0.5, "no run yet: the crosses are the paper's", transform=axis.transAxes, ha="center")
+    highest = 100 * max(max(by_noise) for by_noise in errors.values())
+    axis.set(xlabel="noisy labels (%)", ylabel="test error (%)", xlim=(-3, highest + 3))
+    last = list(errors)[-1]
+    axis.set_title(
+        f"×: printed by the paper; at {highest:g} % it prints a gain of {gain:.2f} points, {last}", fontsize=9
+    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+# --- what collaboration costs ---------------------------------------------------------------------------------------
+
+
+@_styled
+def memory_bars(parts: Mapping[str, Mapping[str, float]], printed: Mapping[str, float] | None = None) -> Figure:
+    """What a training step holds (GB) by method, a part on top of the other: `parts[method][part]`.
+
+    Diamonds mark what the paper prints.
+    """
+    figure, axes = _figure(1, 1, 6.5, 1.2 + 0.4 * len(parts))
+    axis, below = axes[0, 0], np.zeros(len(parts))
+    for part, shade in zip(next(iter(parts.values())), (BLUE, SKY, GREEN, ORANGE, BLACK), strict=False):
+        values = np.array([held[part] for held in parts.values()])
+        axis.barh(list(parts), values, 0.7, below, color=shade, label=part)
+        below += values
+    for name, total in zip(parts, below, strict=True):
+        axis.annotate(f"{total:.2f}", (total, name), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    if printed:
+        axis.plot(printed.values(), printed.keys(), "D", mfc="white", mec=RED, mew=2, label="printed in the paper")
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+    axis.set(xlabel="memory of a training step (GB)")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def ratios_of_splits(
+    ratios: np.ndarray, groups: Mapping[str, int], level: float, marked: Mapping[str, tuple[int, int]]
+) -> Figure:
+    """A tree's memory over the baseline's by the places (first, second) of its two splits, NaN where there is none.
+
+    `groups` names parts of the network and the place each begins at; a line follows the places where the ratio is
+    `level`; `marked` are pairs of places worth pointing at.
+    """
+    figure, axes = _figure(1, 1, 6.2, 4.6)
+    axis = axes[0, 0]
+    shown = axis.imshow(ratios.T, origin="lower", cmap="cividis", aspect="auto")
+    axis.contour(ratios.T, [level], colors=[RED], linewidths=2)
+    axis.plot([], [], color=RED, lw=2, label=f"{level:.2f}, as in the paper")
+    for (name, place), marker in zip(marked.items(), "osD^v", strict=False):
+        axis.plot(*place, marker, color=YELLOW, mec=BLACK, ms=8, ls="none", label=name)
+    axis.set_xticks(list(groups.values()), list(groups), rotation=30, ha="right")
+    axis.set_yticks(list(groups.values()), list(groups))
+    axis.set(xlabel="piece behind the first split", ylabel="piece behind the second split")
+    figure.colorbar(shown, ax=axis, label="memory of the tree / of the baseline")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@_styled
+def memory_growth(panels: Mapping[str, Mapping[str, Mapping[Any, float]]]) -> Figure:
+    """Memory of a training step (GB) by something that grows: `panels[label][method][value]`, names or numbers."""
+    figure, axes = _figure(-(-len(panels) // 2), 2, 7, 2.6 * -(-len(panels) // 2))
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (label, methods) in zip(axes.flat, panels.items(), strict=False):
+        for i, (name, values) in enumerate(methods.items()):
+            size = {"lw": 1.3, "ms": 5} if i else {"lw": 4, "ms": 8}  # the first shows below one that costs the same
+            axis.plot(list(values), list(values.values()), color=colour(name), marker=_marker(name), label=name, **size)
+        axis.set_xticks(list(dict.fromkeys(value for values in methods.values() for value in values)))
+        axis.set(xlabel=label, ylabel="memory (GB)")
+        axis.set_ylim(bottom=0)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+@_styled
+def error_against_cost(
+    errors: Mapping[str, Sequence[float]],
+    costs: Mapping[str, Mapping[str, Sequence[float]]],
+    fronts: Mapping[str, Sequence[str]],
+) -> Figure:
+    """Test error (%) over costs relative to the baseline's: `errors[method]` a value a seed, `costs[label][method]`.
+
+    A mark is the mean error, with its deviation, at the median cost, with its range; a cost that is counted is one
+    value. The dotted line of a panel joins `fronts[label]`, the methods that no other beats in both.
+    """
+    figure, axes = _figure(1, len(costs), 7, 3.6, sharey=True)
+    means = {name: np.mean(values) for name, values in errors.items()}
+    for axis, (label, by_method) in zip(axes[0], costs.items(), strict=True):
+        middle = {name: np.median(values) for name, values in by_method.items()}
+        for name, values in errors.items():
+            spread = np.std(values, ddof=1) if len(values) > 1 else 0
+            reach = [[middle[name] - min(by_method[name])], [max(by_method[name]) - middle[name]]]
+            style = {"color": colour(name), "marker": _marker(name), "ls": "none", "elinewidth": 1, "capsize": 2}
+            axis.errorbar(middle[name], means[name], spread, reach, label=f"{name} ({len(values)})", **style)
+        front = sorted(fronts[label], key=middle.get)
+        places = [middle[name] for name in front], [means[name] for name in front]
+        axis.step(*places, where="post", color="0.4", ls=":", lw=1, zorder=0)
+        axis.set(xlabel=f"{label}\n(baseline = 1)")
+        axis.margins(0.12)
+        axis.set_xlim(left=0)
+    axes[0, 0].set_ylabel("test error of the last epoch (%)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, title="method (seeds)")
+    return figure
+
+
+def _marker(methods: str) -> str:
+    """A shape for a method, so that colour is not all that tells it apart; a cross for combinations."""
+    return dict(zip(COLOURS, "osD^vP*<", strict=False)).get(methods, "X")
+
+
+# --- many heads -----------------------------------------------------------------------------------------------------
+
+
+@_styled
+def pieces_and_copies(patterns: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Networks with several heads, the image on top: a row a piece, a box a copy of it; the kept path is orange.
+
+    A network is a sequence of parts, each with the names of its `pieces`, the number of its `copies`, a multiple of the
+    part's above, and the `parameters` of one copy. All networks have the same pieces.
+    """
+    rows = [name for part in next(iter(patterns.values())) for name in part["pieces"]]
+    widths = [max(2, parts[-1]["copies"]) + 1.6 for parts in patterns.values()]
+    figure, axes = _figure(1, len(patterns), 7, 0.8 + 0.19 * len(rows), sharey=True, width_ratios=widths)
+    for axis, (name, parts), width in zip(axes[0], patterns.items(), widths, strict=True):
+        top, above = 0, np.zeros(1)
+        for part in parts:
+            places, bottom = np.arange(part["copies"]) - (part["copies"] - 1) / 2, top + len(part["pieces"])
+            for i, x in enumerate(places):
+                parent = above[i * len(above) // len(places)]
+                axis.plot([parent, x], [top - 0.6, top - 0.4], color=BLACK, lw=0.8)
+                axis.bar(x, 0.8, 0.7, np.arange(top, bottom) - 0.4, color=ORANGE if i == 0 else SKY)
+            text = f"{part['copies']} × {part['parameters'] / 1e6:.2f} M"
+            axis.text(places[-1] + 0.5, (top + bottom - 1) / 2, text, va="center", fontsize=8)
+            top, above = bottom, places
+        axis.set_title(name, fontsize=10)
+        left = -max(parts[-1]["copies"], 2) / 2
+        axis.set(xlim=(left, left + width), ylim=(len(rows) - 0.4, -0.7), xticks=[])
+        axis.spines[:].set_visible(False)
+        axis.tick_params(left=False)
+    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=8)
+    return figure
+
+
+@_styled
+def gradients_by_part(norms: Mapping[str, Sequence[float]], parts: Sequence[str]) -> Figure:
+    """The length of a gradient in each part of a network, as multiples of another: bars by name, a value a part."""
+    figure, axes = _figure(1, 1, 6, 3)
+    axis = axes[0, 0]
+    _grouped_bars(axis, norms, parts)
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt="{:.2f}", fontsize=8)
+    axis.axhline(1, color=BLACK, lw=0.8, ls=":")
+    axis.set(ylabel="gradient (one path's = 1)")
+    axis.legend()
+    return figure
+
+
+@_styled
+def heads_by_epoch(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Several heads over training, a panel a quantity: values (epochs, n) by name, their mean and range (a band).
+
+    A name is a method's, drawn solid, or begins with one and a comma, drawn dashed. Panels in % share their axis.
+    """
+    figure, axes = _figure(1, len(panels), 7, 3.2, sharey=True)
+    for axis, (label, by_name) in zip(axes[0], panels.items(), strict=True):
+        for name, values in by_name.items():
+            method, *rest = name.split(",")
+            epochs, dash = np.arange(1, len(values) + 1), "--" if rest else "-"
+            axis.plot(epochs, values.mean(axis=1), color=colour(method), ls=dash, marker="o", ms=3, label=name)
+            axis.fill_between(epochs, values.min(axis=1), values.max(axis=1), color=colour(method), alpha=0.1, lw=0)
+            axis.set_xticks(epochs)
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel("epoch")
+    axes[0, 0].set(ylabel="test images (%)", ylim=(0, 100))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure

@@ -247,7 +247,7 @@ def stamp(path: Path) -> str:
     """Hash of a notebook's file and of everything its outputs depend on."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    inputs = [path, *sorted(package.rglob("*.py")), package.parent / "book" / "paper.csv"]
+    inputs = [path, *sorted(package.rglob("*.py")), *sorted((package.parent / "book").glob("*.csv"))]
     if any("results" in cell.source for cell in _code(read(path))):
         inputs += sorted(file for file in (package.parent / "results").rglob("*") if file.is_file())
     for file in inputs:
