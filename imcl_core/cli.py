@@ -195,8 +195,6 @@ def _batch(parsed: argparse.Namespace) -> int:
         f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
         f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {parsed.out}"
     )
-    for name, why in outcome.failed.items():
-        print(f"imcl: {name}: {why}", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

@@ -1,6 +1,5 @@
 """The paper's training settings per data set (Sec. IV), their three sizes, and the configuration of one run."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ class RunConfig(MethodSettings, PopulationSettings):
             off += ("pop_",)
         if self.methods != "tree":
             off += ("pop_splits",)
-        return {k: v for k, v in dataclasses.asdict(self).items() if not (off and k.startswith(off))}
+        return {k: v for k, v in vars(self).items() if not (off and k.startswith(off))}
 
     @property
     def key(self) -> str:

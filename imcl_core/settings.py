@@ -1,6 +1,7 @@
 """Typed settings: dataclasses whose fields carry their own help, and which refuse what they do not know."""
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any
@@ -28,10 +29,15 @@ class Settings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _as_type(field.name, value, hints[field.name]))
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _as_type(name: str, value: Any, hint: Any) -> Any:

@@ -5,6 +5,7 @@ of two, `a - b`. `{setting}` shows a setting of `imcl_core.RunConfig` with its d
 """
 
 import csv
+import shutil
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from imcl_core.recipes import RunConfig
 
 logger = logging.getLogger(__name__)
 PAPER = Path(__file__).parents[1] / "paper.csv"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def paper_figures() -> dict[str, Decimal]:
@@ -87,9 +89,19 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: no
     context["script_files"] = [s for s in scripts if "thebe" not in f"{s.filename} {s.attributes}"]
 
 
+def copy_records(app: Sphinx, exception: Exception | None) -> None:
+    """The tables link to the records they rest on."""
+    if exception is None and app.builder.format == "html":
+        for record in sorted(RESULTS.rglob("*.json")):
+            target = Path(app.outdir) / "results" / record.relative_to(RESULTS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record, target)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_role("paper", PaperRole())
     app.add_role("setting", SettingRole())
     app.add_post_transform(TaggedEquations)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", copy_records)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

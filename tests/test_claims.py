@@ -1,0 +1,210 @@
+"""The ledger of claims: sizes from the paper, verdicts from records, and each by a test that can be worked by hand."""
+
+import csv
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imcl_core import RunConfig, claims, ledger
+from imcl_core.claims import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, Claim, judge
+from imcl_core.ledger import Ledger, Record
+
+ROOT = Path(__file__).parents[1]
+PLACE = ("cifar100", "vgg16")
+GAIN = Claim("", "out lowers the error", "", 1.0, ((1, (*PLACE, "baseline", 0.0)), (-1, (*PLACE, "out", 0.0))))
+RUN = {"device": "cpu", "seconds": 1.0, "evaluation_seconds": 0.1, "images_per_s": 1.0, "peak_memory_gb": 1.0}
+
+
+def write(folder, methods, errors, seeds=None, noise=0.0, profile="paper", best=1.0, **settings):
+    """A record a seed, with these errors at the last epoch."""
+    dataset, model = PLACE
+    paths = []
+    for seed, error in zip(seeds or itertools.count(), errors, strict=False):
+        config = RunConfig(
+            dataset=dataset, model=model, methods=methods, seed=seed, noise=noise, profile=profile, **settings
+        )
+        curve = [{"epoch": i, "test_error": e, "test_error_top5": 1.0} for i, e in ((1, best), (2, error))]
+        paths.append(ledger.write(Record(config, curve, RUN), folder))
+    return paths
+
+
+def verdict(folder, claim=GAIN, profile="paper"):
+    return judge(claim, Ledger(folder), profile)
+
+
+# --- the claims -----------------------------------------------------------------------------------------------------
+
+
+def test_sizes_are_the_papers():
+    with (ROOT / "book/paper.csv").open() as file:
+        rows = {(r["source"], r["dataset"], r["model"], r["method"]): float(r["value"]) for r in csv.DictReader(file)}
+    by_statement = {claim.statement: claim for claim in claims.claims()}
+    for source, dataset, model in {key[:3] for key in rows if key[0] in ("table1", "table2")}:
+        name = f"{claims.NAMES[model]} on {claims.NAMES[dataset]}"
+        value = {key[3]: number for key, number in rows.items() if key[:3] == (source, dataset, model)}
+        single = min(claims.SINGLES, key=value.get)
+        best = {"vgg16": "out+mid+pull-push", "resnet18": "mid+pull-push+kernel"}[model]
+        for methods in claims.SINGLES:
+            claim = by_statement[f"{methods} lowers the error, {name}"]
+            assert claim.size == pytest.approx(value["baseline"] - value[methods])
+            assert [cell for _, cell in claim.cells] == [(dataset, model, m, 0.0) for m in ("baseline", methods)]
+        combining = by_statement[f"{best} is better than the best single one, {single}, {name}"]
+        assert combining.size == pytest.approx(value[single] - value[best])
+    growth = by_statement["The gain of out+mid+pull-push grows with noise"]
+    assert growth.size == pytest.approx(3.53 - (26.94 - 24.18))
+    all_four = by_statement["All four are not best: out+mid+pull-push is better, VGG-16 on CIFAR-100"]
+    assert all_four.size == pytest.approx(24.89 - 24.18)
+
+
+def test_each_claim_is_there_once_and_is_one_of_a_positive_size():
+    found = claims.claims()
+    assert len({claim.statement for claim in found}) == len(found) > 60
+    assert all(claim.size > 0 for claim in found)
+    assert not any("baseline (2x), VGG-16 on STL-10" in claim.statement for claim in found)
+    for claim in found:
+        if isinstance(claim, Claim):
+            assert sum(sign for sign, _ in claim.cells) == 0
+            assert f"{claim.size / 2:.2f} points" in claim.test
+
+
+# --- the test -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("degrees", "t"), [(1, 6.313752), (2, 2.919986), (3, 2.353363), (4, 2.131847), (9, 1.833113), (30, 1.697261)]
+)
+def test_students_t_is_that_of_the_books(degrees, t):
+    assert claims.student(t, degrees) == pytest.approx(0.95, abs=1e-6)
+    assert claims.quantile(degrees + 1) == pytest.approx(t, abs=1e-5)
+    assert claims.student(0.0, degrees) == 0.5
+
+
+def test_bounds_cover_the_truth_as_often_as_they_say():
+    draws = np.random.default_rng(0).normal(2.0, 1.0, (4000, 4))
+    lower, upper = np.array([claims.bounds(list(values)) for values in draws]).T
+    assert np.mean(lower > 2) == pytest.approx(0.05, abs=0.012)
+    assert np.mean(upper < 2) == pytest.approx(0.05, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "outcome"),
+    [
+        (0.1, 0.9, SUPPORTED), (0.1, 0.5, SUPPORTED), (0.1, 0.49, NOT_SUPPORTED), (-0.1, 0.49, NOT_SUPPORTED),
+        (-2.0, -1.0, NOT_SUPPORTED), (-0.1, 0.5, TOO_LITTLE), (0.0, 3.0, TOO_LITTLE), (2.0, 3.0, SUPPORTED),
+    ],
+)  # fmt: skip
+def test_the_three_outcomes(lower, upper, outcome):
+    assert claims.settle(lower, upper, size=1.0) == outcome
+
+
+def test_a_verdict_by_hand(tmp_path):
+    write(tmp_path, "baseline", [26.0, 26.2, 26.4])
+    write(tmp_path, "out", [25.0, 25.1, 25.5])
+    found = verdict(tmp_path)
+    gains = [1.0, 1.1, 0.9]
+    assert (found.outcome, found.n, str(found)) == (SUPPORTED, 3, "supported")
+    assert found.mean == pytest.approx(1.0)
+    reach = 2.919986 * statistics.stdev(gains) / math.sqrt(3)
+    assert (found.lower, found.upper) == pytest.approx((1 - reach, 1 + reach), abs=1e-5)
+
+
+def test_one_changed_number_changes_the_verdict_and_the_page(tmp_path):
+    write(tmp_path, "baseline", [26.0, 26.2, 26.4])
+    path, *_ = write(tmp_path, "out", [25.0, 25.1, 25.5])
+    before = claims.claims_table(Ledger(tmp_path))
+    content = json.loads(path.read_text())
+    content["curve"][-1]["test_error"] = 26.5
+    path.write_text(json.dumps(content))
+    after = claims.claims_table(Ledger(tmp_path))
+    (i,) = np.flatnonzero(before.data.claim == "out lowers the error, VGG-16 on CIFAR-100")
+    assert before.data.verdict[i] == "supported"
+    assert after.data.verdict[i].startswith("too little evidence (6 of ")
+    for form in (type(before).html, type(before).csv, type(before).latex, str):
+        assert form(before) != form(after)
+
+
+def test_only_seeds_with_every_run_count(tmp_path):
+    write(tmp_path, "baseline", [26.0] * 3, seeds=(0, 1, 2))
+    write(tmp_path, "out", [25.0] * 3, seeds=(2, 3, 4))
+    found = verdict(tmp_path)
+    assert (found.outcome, found.n, found.mean) == (TOO_LITTLE, 1, 1.0)
+    assert str(found) == "too little evidence (4 of 6 runs)"
+    write(tmp_path, "out", [25.0, 25.0], seeds=(0, 1))
+    assert str(verdict(tmp_path)) == "supported"
+
+
+def test_two_seeds_settle_nothing_however_clear(tmp_path):
+    write(tmp_path, "baseline", [26.0, 26.1])
+    write(tmp_path, "out", [25.0, 25.1])
+    assert str(verdict(tmp_path)) == "too little evidence (4 of 6 runs)"
+
+
+def test_without_runs_nothing_is_settled(tmp_path):
+    assert str(verdict(tmp_path)) == "too little evidence (0 of 6 runs)"
+    data = claims.claims_table(Ledger(tmp_path)).data
+    assert data.verdict.str.startswith("too little evidence (0 of ").all()
+    assert data["mean"].isna().all()
+
+
+def test_the_runs_that_would_settle_it_are_more_than_there_are_and_enough(tmp_path):
+    gains = [0.9, 0.1, 0.5]
+    write(tmp_path, "baseline", [26.0] * 3)
+    write(tmp_path, "out", [26.0 - gain for gain in gains])
+    found = verdict(tmp_path)
+    assert (found.outcome, found.runs) == (TOO_LITTLE, 6)
+    seeds, deviation = found.needed // 2, statistics.stdev(gains)
+    reach = [claims.quantile(n) * deviation / math.sqrt(n) for n in (seeds - 1, seeds)]
+    assert reach[0] > GAIN.size / 4 >= reach[1]
+    assert 3 < seeds < 30
+
+
+def test_the_last_epoch_decides_not_the_best(tmp_path):
+    write(tmp_path, "baseline", [26.0, 26.2, 26.4], best=26.0)
+    write(tmp_path, "out", [26.0, 26.1, 26.5], best=20.0)
+    assert verdict(tmp_path).outcome == NOT_SUPPORTED
+
+
+def test_other_settings_and_profiles_never_decide(tmp_path):
+    for settings in ({"profile": "cpu"}, {"lr": 0.05}, {"validation": True}, {"train_size": 1000}):
+        write(tmp_path, "baseline", [26.0] * 3, **settings)
+        write(tmp_path, "out", [25.0, 25.1, 24.9], **settings)
+    assert str(verdict(tmp_path)) == "too little evidence (0 of 6 runs)"
+    assert str(verdict(tmp_path, profile="cpu")) == "supported"
+    row = claims.claims_table(Ledger(tmp_path)).data.set_index("claim").loc["out lowers the error, VGG-16 on CIFAR-100"]
+    assert (row.verdict, row.cpu_verdict) == ("too little evidence (0 of 6 runs)", "supported")
+
+
+def test_gains_that_grow_with_noise_need_four_runs_a_seed(tmp_path):
+    claim = next(claim for claim in claims.claims() if "grows with noise" in claim.statement)
+    best = "out+mid+pull-push"
+    write(tmp_path, "baseline", [26.0, 26.1, 26.2])
+    write(tmp_path, best, [24.0, 24.2, 24.1])
+    write(tmp_path, "baseline", [40.0, 40.1, 40.3], noise=0.5)
+    assert str(verdict(tmp_path, claim)) == "too little evidence (9 of 12 runs)"
+    write(tmp_path, best, [37.0, 37.1, 37.3], noise=0.5)
+    found = verdict(tmp_path, claim)
+    assert found.mean == pytest.approx(statistics.fmean([1.0, 1.1, 0.9]))
+    assert found.outcome == SUPPORTED
+
+
+def test_memory_is_counted_and_compared_with_the_papers_ratio(tmp_path):
+    out, tree = (claim for claim in claims.claims() if claim.group == "memory")
+    empty = Ledger(tmp_path)
+    assert str(judge(out, empty)) == "too little evidence (0 of 2 runs)"
+    assert str(judge(tree, empty, memory={"baseline": 1})) == "too little evidence (1 of 2 runs)"
+    counted = {"baseline": 1000, "out": 1004, "tree": 1550}
+    assert [judge(claim, empty, memory=counted).outcome for claim in (out, tree)] == [SUPPORTED, SUPPORTED]
+    counted = {"baseline": 1000, "out": 1020, "tree": 1700}
+    assert [judge(claim, empty, memory=counted).outcome for claim in (out, tree)] == [NOT_SUPPORTED, NOT_SUPPORTED]
+    assert judge(tree, empty, memory=counted).mean == 1.7
+
+
+def test_the_paper_s_case_is_counted():
+    counted = claims.counted_memory()
+    assert counted["tree"] > 1.4 * counted["baseline"]
+    assert counted["out"] <= 1.01 * counted["baseline"]
