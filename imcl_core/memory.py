@@ -52,7 +52,7 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
         weights = _bytes(parameters)
         activations = _saved_bytes(step, images, labels, parameters)
         momentum = [state["momentum_buffer"] for state in step.optimizer.state.values()]
-        with _LiveBytes([*parameters, *(p.grad for p in parameters), *momentum]) as live:
+        with _LiveBytes([images, *parameters, *(p.grad for p in parameters), *momentum]) as live:
             step(images, labels)
     kept = 2 * weights + _bytes(momentum) + activations
     return Memory(weights, weights, _bytes(momentum), activations, live.peak - kept)
