@@ -1,21 +1,31 @@
 """Attaches any subset of the four collaborations to a network, with gradients that stay where the paper keeps them."""
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
+from imcl_core.attach import Layer, Trace, check_logits, find_modules, has_dropout
+from imcl_core.cost import count
 from imcl_core.errors import ImclError, check_choice, nearest
 from imcl_core.heads import LocalClassifier, Projection, hierarchical_dropout
 from imcl_core.networks import Network
 from imcl_core.settings import Settings, setting
 
 METHODS = ("out", "mid", "pull-push", "kernel")
+_NAME = {
+    "layers": "Name the modules that mid and pull-push attach to: Collaboration(..., layers=['layer1', ...]).",
+    "kernels": "Name the convolutions that kernel regularises: Collaboration(..., kernels=['layer4.0.conv1']).",
+}
+_ONCE = "The loss of a Collaboration can be differentiated once: call it again for a new loss."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +74,58 @@ class _TwoOutputs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, layer: Callable, inputs: int, *tensors: Tensor):
+    def forward(ctx, layer: Callable, copied: bool, inputs: int, *tensors: Tensor):
         ctx.set_materialize_grads(False)
         ctx.inputs = [x.detach().requires_grad_(x.requires_grad) for x in tensors[:inputs]]
         ctx.parameters = tensors[inputs:]
         with torch.enable_grad():
             ctx.output = layer(*ctx.inputs)
-        return ctx.output.detach(), ctx.output.detach()
+        for_network = ctx.output.detach()
+        return for_network.clone() if copied else for_network, ctx.output.detach()
 
     @staticmethod
     def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
         if ctx.output is None:
-            raise ImclError("The loss of a Collaboration can be differentiated once: call it again for a new loss.")
+            raise ImclError(_ONCE)
         output, ctx.output = ctx.output, None
         received = [g for g in (from_network, from_local) if g is not None]
         if not received:
-            return (None,) * (2 + len(ctx.inputs) + len(ctx.parameters))
+            return (None,) * (3 + len(ctx.inputs) + len(ctx.parameters))
         inputs = [x for x in ctx.inputs if x.requires_grad]
         to_inputs = iter(())
         if from_network is not None and inputs:
             to_inputs = iter(torch.autograd.grad(output, inputs, from_network, retain_graph=True))
-        to_parameters = torch.autograd.grad(output, ctx.parameters, sum(received), allow_unused=True)
-        return None, None, *(next(to_inputs, None) if x.requires_grad else None for x in ctx.inputs), *to_parameters
+        to_parameters = ()
+        if ctx.parameters:
+            to_parameters = torch.autograd.grad(output, ctx.parameters, sum(received), allow_unused=True)
+        to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in ctx.inputs)
+        return None, None, None, *to_tensors, *to_parameters
+
+
+class _Tap(torch.autograd.Function):
+    """What a layer spread over several modules returns, twice: for the network, and for local losses.
+
+    Backward takes the local gradient to the layer's parameters alone, by a pruned walk back through the network's own
+    graph, and hands the network's gradient on: again as if the layer had run a second time on a detached input.
+    """
+
+    @staticmethod
+    def forward(ctx, copied: bool, output: Tensor, *parameters: Tensor):
+        ctx.set_materialize_grads(False)
+        ctx.output, ctx.parameters = output, parameters
+        return output.clone() if copied else output.detach(), output.detach()
+
+    @staticmethod
+    def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
+        if ctx.output is None:
+            raise ImclError(_ONCE)
+        output, ctx.output = ctx.output, None
+        to_parameters = (None,) * len(ctx.parameters)
+        if from_local is not None and ctx.parameters:
+            to_parameters = torch.autograd.grad(
+                output, ctx.parameters, from_local, retain_graph=True, allow_unused=True
+            )
+        return None, from_network, *to_parameters
 
 
 @contextmanager
@@ -110,15 +150,24 @@ class Collaboration(nn.Module):
     After each call: `terms`, the value of every term by name (``"hard"`` or ``"out"``, ``"mid/<layer>"``,
     ``"pull-push/<layer>"``, ``"kernel/<layer>"``), and `logits`, (B, m), the network's own prediction; both detached.
 
+    It is a module like any other: `to`, `train`, `state_dict` (the heads' too, for resuming), an optimiser over its
+    `parameters()`, autocast around the call, `DistributedDataParallel(collaboration)`. Frozen parameters stay frozen.
+    So is `torch.compile(collaboration)`: heads and losses are compiled; the network is too for `kernel` and the
+    baseline, and runs uncompiled with the other methods, which look inside it. `torch.compile(network)` for inference.
+
     Args:
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
         methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"``.
         settings: weights, temperatures and shapes of the terms.
-        layers: names of the modules that `mid` and `pull-push` attach to, in order of depth; each returns maps
-            (B, C, H, W). Default: the network's layers or blocks, by `settings.attach`.
-        kernels: names of the convolutions of `kernel`. Default: the 3×3 ones of the last two groups.
-        classifier: name of the `nn.Sequential` with dropout that `out` branches. Default: ``"classifier"``.
-        image_shape: (channels, height, width) of an image, to learn the size of every layer's maps.
+        layers: names or patterns (``"layer[34].*"``, see `imcl_core.attach.find_modules`) of the modules that `mid` and
+            `pull-push` attach to; each returns maps (B, C, H, W) or tokens (B, T, C), and its local gradients reach
+            just its own parameters. Default: the network's layers or blocks, by `settings.attach` and the rule of
+            `imcl_core.attach`.
+        kernels: names or patterns of the convolutions or linear layers of `kernel`. Default: the convolutions wider
+            than 1×1 of the last two groups of layers, or, where there are none, the 1×1 ones and the linear layers.
+        classifier: name of the `nn.Sequential` with dropout that `out` branches. Default: the one that returns the
+            logits; a network without one can be given one made by `imcl_core.heads.make_classifier`.
+        image_shape: (channels, height, width) of the images.
         seed: of the heads' own random stream: attaching them leaves every other draw as it was.
 
     Raises:
@@ -131,24 +180,31 @@ class Collaboration(nn.Module):
         methods: str = "baseline",
         *,
         settings: MethodSettings | None = None,
-        layers: Sequence[str] | None = None,
-        kernels: Sequence[str] | None = None,
-        classifier: str = "classifier",
+        layers: str | Sequence[str] | None = None,
+        kernels: str | Sequence[str] | None = None,
+        classifier: str | None = None,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         seed: int = 0,
     ):
         super().__init__()
+        _check_plain(network)
         self.network, self.methods, self.settings = network, parse_methods(methods), settings or MethodSettings()
-        self.layers = self._default_layers(layers) if {"mid", "pull-push"} & set(self.methods) else []
-        self.kernels = self._default_kernels(kernels) if "kernel" in self.methods else []
-        for name in (*self.layers, *self.kernels, *([classifier] if "out" in self.methods else [])):
-            self._module(name)
-        self.classifier = classifier
+        check_choice("place to attach to (setting attach)", self.settings.attach, ("layers", "blocks"))
+        self.image_shape = tuple(image_shape)
+        self._layers: list[Layer] = []
+        self.kernels: list[str] = []
+        self.classifier = classifier or "classifier"
         self.heads = nn.ModuleDict()
         self.terms: dict[str, Tensor] = {}
         self.logits: Tensor | None = None
-        if self.layers:
-            self._make_heads(image_shape, seed)
+        if self.methods:
+            self._attach(layers, kernels, classifier)
+            self._make_heads(seed)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that `mid` and `pull-push` attach to, in order of depth."""
+        return [layer.name for layer in self._layers]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The objective, a scalar, of `images` (B, C, H, W) and `labels` (B,); without labels, logits (B, m)."""
@@ -160,7 +216,10 @@ class Collaboration(nn.Module):
 
     def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
-        features, predictions = self._run(images)
+        self._check_batch(images, labels)
+        plain = not {"out", "mid", "pull-push"} & set(self.methods)
+        features, predictions = self._run(images) if plain else self._run_eagerly(images)
+        _check_range(labels, predictions.shape[2])
         local = self._local_predictions(features)
         with torch.autocast(images.device.type, enabled=False):
             terms = self._output_term(predictions, labels)
@@ -169,33 +228,64 @@ class Collaboration(nn.Module):
             if "pull-push" in self.methods:
                 terms |= self._pull_push_terms(local, images, labels)
             for name in self.kernels:
-                terms[f"kernel/{name}"] = self.settings.kernel_weight * losses.kernel_loss(self._module(name).weight)
+                terms[f"kernel/{name}"] = self.settings.kernel_weight * _kernel_loss(self._module(name))
         return terms
 
     def _run(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The outputs that local losses may read, by layer, and the predictions (H, B, m)."""
+        """What each layer's heads read, maps (B, C, H, W) by the layer's name, and the predictions (H, B, m)."""
         features: dict[str, Tensor] = {}
+        versions: dict[str, int] = {}
         with ExitStack() as stack:
-            for name in self.layers:
-                stack.enter_context(self._tapped(name, features))
+            for layer in self._layers:
+                stack.enter_context(self._tapped(layer, features, versions))
             if "out" in self.methods:
                 stack.enter_context(self._branched())
-            predictions = self.network(images).unflatten(0, (-1, len(images)))
+            predictions = self.network(images)
+        branches = len(predictions) // len(images) if "out" in self.methods else 1
+        predictions = check_logits(predictions, branches * len(images)).unflatten(0, (branches, len(images)))
         self.logits = losses.promote(predictions.detach()).mean(dim=0)
-        return features, predictions
+        for layer in self._layers:
+            if layer.name not in features:
+                raise ImclError(f"Layer {layer.name!r} did not run in this step: leave it out of `layers`.")
+            if features[layer.name]._version != versions[layer.name]:
+                raise ImclError(
+                    f"The network changes what layer {layer.name!r} returns in place, in training only: pass "
+                    "inplace=False to the module behind it."
+                )
+        return {layer.name: layer.as_maps(features[layer.name]) for layer in self._layers}, predictions
+
+    @torch.compiler.disable
+    def _run_eagerly(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """`_run` uncompiled: the backward of a compiled layer is one piece, of which local gradients need a part."""
+        with torch.compiler.set_stance("force_eager"):
+            return self._run(images)
 
     @contextmanager
-    def _tapped(self, name: str, features: dict[str, Tensor]) -> Iterator[None]:
-        layer = self._module(name)
-        plain_forward = layer.forward
-        parameters = [p for p in layer.parameters() if p.requires_grad]
+    def _tapped(self, layer: Layer, features: dict[str, Tensor], versions: dict[str, int]) -> Iterator[None]:
+        source = self._module(layer.source)
+        modules = [self._module(name) for name in layer.modules]
+        parameters = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
+        plain_forward, calls = source.forward, itertools.count()
+
+        def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
+            features[layer.name], versions[layer.name] = for_losses, for_losses._version
+            return for_network
 
         def forward(*inputs: Tensor) -> Tensor:
-            output, features[name] = _TwoOutputs.apply(plain_forward, len(inputs), *inputs, *parameters)
-            return output
+            return keep(*_TwoOutputs.apply(plain_forward, layer.changed, len(inputs), *inputs, *parameters))
 
-        with _replaced_forward(layer, forward):
-            yield
+        def tap(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+            return keep(*_Tap.apply(layer.changed, output, *parameters)) if next(calls) == layer.call else None
+
+        if layer.alone:
+            with _replaced_forward(source, forward):
+                yield
+        else:
+            hook = source.register_forward_hook(tap)
+            try:
+                yield
+            finally:
+                hook.remove()
 
     @contextmanager
     def _branched(self) -> Iterator[None]:
@@ -248,74 +338,147 @@ class Collaboration(nn.Module):
             for i, name in enumerate(self.layers)
         }
 
-    def _make_heads(self, image_shape: tuple[int, int, int], seed: int) -> None:
+    def cost(self, batch_size: int = 128) -> pd.DataFrame:
+        """What the network costs, and what each term adds to it, counted without running it: a row each.
+
+        Columns: parameters; multiply-adds of a forward pass of `batch_size` images (backward takes about twice as
+        many); bytes kept from it for the backward pass.
+        """
+        rows = {"network": (_size(self.network), *count(self._whole(batch_size), self))}
+        if "out" in self.methods:
+            with self._branched():
+                branched = count(self._whole(batch_size), self)
+            rows["out"] = (0, branched[0] - rows["network"][1], branched[1] - rows["network"][2])
+        for method in (m for m in ("mid", "pull-push") if m in self.methods):
+            for layer in self._layers:
+                head = self.heads[_key(method, layer.name)]
+                term = functools.partial(_head_term, method, head, (batch_size, *layer.shape))
+                rows[f"{method}/{layer.name}"] = (_size(head), *count(term, self))
+        for name in self.kernels:
+            rows[f"kernel/{name}"] = (0, *count(lambda _, name=name: _kernel_loss(self._module(name)), self))
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
+
+    def _whole(self, batch_size: int) -> Callable:
+        return lambda make: self.network(make(batch_size, *self.image_shape))
+
+    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """Refuses what the losses cannot use; looks at shapes and types alone, so that a GPU need not wait."""
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ImclError(
+                f"Labels must be class indices, int64 of shape ({len(images)},) for {len(images)} images; got "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
+            )
+        if len(images) < (2 if "pull-push" in self.methods else 1):
+            why = "pull-push compares images with one another" if len(images) else "there is nothing to learn from"
+            raise ImclError(f"A batch of {len(images)} is too small, {why}: leave the last one out (drop_last=True).")
+        if self.heads and images.shape[2:] != self.image_shape[1:]:
+            raise ImclError(
+                f"The heads were made for images of {self.image_shape[1:]}, not {tuple(images.shape[2:])}: pass "
+                f"image_shape={tuple(images.shape[1:])} to Collaboration."
+            )
+
+    def _make_heads(self, seed: int) -> None:
         s = self.settings
-        shapes, num_classes = self._shapes(image_shape)
-        device = next(self.network.parameters()).device
+        parameter = next(self.network.parameters())
         makers = {
-            "mid": lambda c, size: LocalClassifier(c, size, num_classes, s.mid_pool, s.mid_width),
+            "mid": lambda c, size: LocalClassifier(c, size, self._num_classes, s.mid_pool, s.mid_width),
             "pull-push": lambda c, _: Projection(c),
         }
         with torch.random.fork_rng(devices=[]):
             for method in (m for m in makers if m in self.methods):
                 torch.manual_seed(seed)  # a method's heads are the same whichever others are on
-                for name, (channels, *size) in shapes.items():
-                    self.heads[_key(method, name)] = makers[method](channels, tuple(size)).to(device)
+                for layer in self._layers:
+                    channels, *size = layer.shape
+                    head = makers[method](channels, tuple(size)).to(parameter.device, parameter.dtype)
+                    self.heads[_key(method, layer.name)] = head
 
-    def _shapes(self, image_shape: tuple[int, int, int]) -> tuple[dict[str, tuple[int, ...]], int]:
-        """Shape (C, H, W) of every layer's output, and the number of classes, from one image in evaluation mode."""
-        found: dict[str, tuple[int, ...]] = {}
-        hooks = [
-            self._module(name).register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out.shape[1:]}))
-            for name in self.layers
-        ]
-        modes = {module: module.training for module in self.network.modules()}
-        parameter = next(self.network.parameters())
-        try:
-            self.network.eval()
-            with torch.no_grad():
-                logits = self.network(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for module, training in modes.items():
-                module.training = training
-        for name in self.layers:
-            if len(found.get(name, ())) != 3:
-                raise ImclError(
-                    f"Layer {name!r} does not return maps of shape (B, C, H, W) for an image of shape "
-                    f"{tuple(image_shape)}: leave it out of `layers`, or give the right `image_shape`."
-                )
-        return {name: tuple(found[name]) for name in self.layers}, logits.shape[1]
-
-    def _default_layers(self, layers: Sequence[str] | None) -> list[str]:
-        check_choice("place to attach to (setting attach)", self.settings.attach, ("layers", "blocks"))
-        if layers is not None:
-            return list(layers)
+    def _attach(
+        self,
+        layers: str | Sequence[str] | None,
+        kernels: str | Sequence[str] | None,
+        classifier: str | None,
+    ) -> None:
+        """Finds what the terms attach to; names are looked up first, since that needs no run of the network."""
         if isinstance(self.network, Network):
-            return list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
-        raise ImclError(
-            "Name the modules that mid and pull-push attach to: Collaboration(..., layers=['layer1', ...])."
-        )
-
-    def _default_kernels(self, kernels: Sequence[str] | None) -> list[str]:
-        if kernels is not None:
-            return list(kernels)
-        if isinstance(self.network, Network):
-            units = self.network.layers
-            return [
-                f"{n}.conv" for group in self.network.groups[-2:] for n in group if units[n].conv.kernel_size == (3, 3)
-            ]
-        raise ImclError(
-            "Name the convolutions that kernel regularises: Collaboration(..., kernels=['layer4.0.conv1'])."
-        )
+            if layers is None:
+                layers = list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
+            kernels = _spatial_kernels(self.network) if kernels is None else kernels
+        local, kernel = bool({"mid", "pull-push"} & set(self.methods)), "kernel" in self.methods
+        _check_names(self.network, ({"layers": layers} if local else {}) | ({"kernels": kernels} if kernel else {}))
+        if "out" in self.methods and classifier is not None:
+            _check_classifier(self.network, classifier)
+        trace = Trace(self.network, self.image_shape)
+        self._num_classes = trace.logits.shape[1]
+        if local:
+            self._layers = trace.layers(self.settings.attach) if layers is None else trace.named_layers(layers)
+        if kernel:
+            self.kernels = trace.kernels() if kernels is None else trace.named_kernels(kernels)
+        for argument, wanted, found in (("layers", local, self._layers), ("kernels", kernel, self.kernels)):
+            if wanted and not found:
+                raise ImclError(_NAME[argument])
+        if "out" in self.methods:
+            self.classifier = classifier or trace.classifier()
 
     def _module(self, name: str) -> nn.Module:
-        try:
-            return self.network.get_submodule(name)
-        except AttributeError:
-            known = [n for n, _ in self.network.named_modules() if n]
-            raise ImclError(f"The network has no module {name!r}.{nearest(name, known)}") from None
+        return self.network.get_submodule(name)
+
+
+def _check_plain(network: nn.Module) -> None:
+    """Refuses wrappers: local losses run inside the network, where these do not look."""
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        raise ImclError(
+            f"The network is wrapped in {type(network).__name__}: attach to the plain network, and wrap the "
+            "Collaboration instead."
+        )
+
+
+def _check_names(network: nn.Module, named: dict[str, str | Sequence[str] | None]) -> None:
+    """Refuses names that the network does not have, and none for a network without convolutions to find."""
+    convolutional = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    for argument, patterns in named.items():
+        if patterns is not None:
+            find_modules(network, patterns)
+        elif not convolutional:
+            raise ImclError(_NAME[argument])
+
+
+def _check_classifier(network: nn.Module, name: str) -> None:
+    find_modules(network, name)
+    if not has_dropout(network.get_submodule(name)):
+        raise ImclError(f"Classifier {name!r} is no nn.Sequential with dropout layers, which out branches.")
+
+
+def _check_range(labels: Tensor, num_classes: int) -> None:
+    """Refuses labels of no class; only where looking does not make a GPU wait, and where there is something to see."""
+    if type(labels) is not Tensor or labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    low, high = (int(label) for label in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ImclError(f"Labels must be in 0 ... {num_classes - 1} for {num_classes} classes; got {low} ... {high}.")
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _head_term(method: str, head: nn.Module, shape: tuple[int, ...], make: Callable[..., Tensor]) -> Tensor:
+    """A head and the part of its loss that grows with the features, for `cost`."""
+    output = head(make(*shape))
+    return output if method == "mid" else losses.similarity_matrix(output)
+
+
+def _kernel_loss(module: nn.Module) -> Tensor:
+    """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
+    groups = getattr(module, "groups", 1)
+    if groups == 1:
+        return losses.kernel_loss(module.weight)
+    return torch.linalg.vector_norm(torch.stack([losses.kernel_loss(w) for w in module.weight.chunk(groups)]))
+
+
+def _spatial_kernels(network: Network) -> list[str]:
+    """The 3×3 convolutions of the last two groups."""
+    units = network.layers
+    return [f"{n}.conv" for group in network.groups[-2:] for n in group if units[n].conv.kernel_size == (3, 3)]
 
 
 def _key(method: str, layer: str) -> str:

@@ -1,0 +1,38 @@
+"""What a part of a training step costs, counted on fake tensors, which have shapes but no data, without running it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count(run: Callable[[Callable[..., Tensor]], object], module: nn.Module) -> tuple[int, int]:
+    """Multiply-adds of the convolutions and matrix products of `run`, and the bytes it keeps for the backward pass.
+
+    `run` is given a maker of its inputs, ``make(*shape)``, and uses `module`, whose parameters are kept in any case and
+    do not count; nor do the inputs. Nothing is computed, and no buffer of the module changes.
+    """
+    parameter = next(module.parameters())
+    known = {p.untyped_storage()._cdata for p in module.parameters()}
+    saved: dict[int, Tensor] = {}
+    counters = [(b, b.clone()) for b in module.buffers() if not b.is_floating_point()]  # these are real even so
+
+    def make(*shape: int) -> Tensor:
+        made = torch.empty(shape, dtype=parameter.dtype, device=parameter.device, requires_grad=True)
+        known.add(made.untyped_storage()._cdata)
+        return made
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as flops:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = run(make)
+        size = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in known)
+        del result
+    for buffer, value in counters:
+        buffer.copy_(value)
+    return flops.get_total_flops() // 2, size
