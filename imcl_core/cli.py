@@ -23,6 +23,8 @@ _DATA_EXAMPLES = """examples:
 """
 _BATCH_EXAMPLES = """examples:
   imcl batch queue --seeds 3 --budget 9m --out runs     the paper's tables on a GPU, as far as 9 minutes go
+  imcl batch table-3 --seeds 3 --per-gpu 2              Table III on every GPU of this machine, two runs at once on each
+  imcl batch table-3 --seeds 3 --ray 10.0.0.5:6379      the same on a Ray cluster whose nodes share the folder
   imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, about an hour
   imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
 """
@@ -165,7 +167,18 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs", help="folder for records and checkpoints (default: runs)")
     parser.add_argument("--results", default="results", help="runs with a record below it are done (default: results)")
     parser.add_argument("--budget", help="start no run that would end later than this: 90s, 9m, 1.5h")
-    parser.add_argument("--jobs", type=int, default=1, help="so many runs at once (default: 1)")
+    parser.add_argument(
+        "--notebook",
+        action=argparse.BooleanOptionalAction,
+        help="leave each run as an executed notebook too (default: where papermill is installed, without --budget)",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try runs again that failed in an earlier batch")
+    parser.add_argument("--jobs", type=int, help="so many runs at once (default: 1; on Ray: as many as it has room for)")
+    parser.add_argument("--per-gpu", type=int, metavar="N", help="N runs at once on every GPU, each sees only its own")
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="work on a Ray cluster: host:port; without an address on the one that runs here, or one started for this",
+    )  # fmt: skip
     parser.add_argument("--data-folder", help="where the data lies (default: $IMCL_DATA, else a cache folder)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -180,22 +193,51 @@ def _batch(parsed: argparse.Namespace) -> int:
     from imcl_core import batch
     from imcl_core.grids import grid
 
+    budget = _seconds(parsed.budget)
     configs = grid(parsed.table, parsed.profile, parsed.seeds, parsed.dataset)
-    options = {
-        "done": [parsed.results],
-        "budget": _seconds(parsed.budget),
-        "data_folder": parsed.data_folder,
-        "device": parsed.device,
-    }
-    if parsed.jobs > 1:
-        outcome = batch.run_parallel(configs, parsed.out, jobs=parsed.jobs, **options)
-    else:
-        outcome = batch.run_batch(configs, parsed.out, progress=not parsed.quiet, **options)
+    notebook = _wants_notebooks(parsed.notebook, budget)
+    outcome = batch.run_batch(
+        configs,
+        parsed.out,
+        pool=_pool(parsed, notebook),
+        done=[parsed.results],
+        budget=budget,
+        data_folder=parsed.data_folder,
+        device=parsed.device,
+        progress=not parsed.quiet,
+        notebook=notebook,
+        retry_failed=parsed.retry_failed,
+    )
     print(
         f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
         f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {parsed.out}"
     )
-    return 1 if outcome.failed else 0
+    if outcome.failed_before:
+        print(f"{len(outcome.failed_before)} failed before: imcl status lists them, --retry-failed tries them again.")
+    return 1 if outcome.failed or outcome.failed_before else 0
+
+
+def _wants_notebooks(asked: bool | None, budget: float | None) -> bool:
+    from imcl_core.executed import obstacle
+
+    if asked and (why := obstacle()):
+        raise ImclError(why)
+    return asked if asked is not None else budget is None and not obstacle()
+
+
+def _pool(parsed: argparse.Namespace, notebook: bool):
+    from imcl_core import pools
+
+    if parsed.per_gpu is not None and parsed.ray is None and (parsed.jobs or parsed.device):
+        raise ImclError("--per-gpu decides how many runs there are at once, and where: leave out --jobs and --device.")
+    if parsed.ray is not None:
+        per_gpu = 1 if parsed.per_gpu is None else parsed.per_gpu
+        return pools.RayPool(parsed.ray or None, per_gpu=per_gpu, jobs=parsed.jobs, device=parsed.device)
+    if parsed.per_gpu is not None:
+        return pools.Slots.on_gpus(parsed.per_gpu)
+    if notebook or parsed.jobs not in (None, 1):
+        return pools.Slots.on_cores(1 if parsed.jobs is None else parsed.jobs)
+    return pools.Here()
 
 
 def _seconds(budget: str | None) -> float | None:
@@ -234,7 +276,11 @@ def _status(parsed: argparse.Namespace) -> None:
 
     folders = [folder for folder in parsed.folders if os.path.isdir(folder)]
     speeds = batch.Speeds(choose_device(parsed.device), ledger.records(*folders))
-    print(f"{'table':10}{'done':>6}{'begun':>7}{'missing':>9}   time left on {batch.device_name(speeds.device)}")
+    print(
+        f"{'table':10}{'done':>6}{'failed':>8}{'begun':>7}{'missing':>9}   "
+        f"time left on {batch.device_name(speeds.device)}"
+    )
+    failures: dict[str, str] = {}
     for table in GRIDS:
         configs = grid(table, parsed.profile, parsed.seeds)
         cells = batch.status(configs, *folders)
@@ -243,7 +289,13 @@ def _status(parsed: argparse.Namespace) -> None:
         time_left = f"{sum(known) / 3600:.1f} h" + (
             f" and {len(left) - len(known)} unmeasured" if len(known) < len(left) else ""
         )
-        print(f"{table:10}{len(cells['done']):6}{len(cells['begun']):7}{len(cells['missing']):9}   {time_left}")
+        print(
+            f"{table:10}{len(cells['done']):6}{len(cells['failed']):8}{len(cells['begun']):7}"
+            f"{len(cells['missing']):9}   {time_left}"
+        )
+        failures |= {n: why for n, why in batch.failures(configs, *folders).items() if n in cells["failed"]}
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}")
 
 
 def _memory_arguments(parser: argparse.ArgumentParser) -> None:

@@ -152,8 +152,8 @@ class Collaboration(nn.Module):
 
     It is a module like any other: `to`, `train`, `state_dict` (the heads' too, for resuming), an optimiser over its
     `parameters()`, autocast around the call, `DistributedDataParallel(collaboration)`. Frozen parameters stay frozen.
-    So is `torch.compile(collaboration)`: heads and losses are compiled; the network is too for `kernel` and the
-    baseline, and runs uncompiled with the other methods, which look inside it. `torch.compile(network)` for inference.
+    So is `torch.compile(collaboration)`: losses are compiled; the network is too for `kernel` and the baseline, and
+    runs uncompiled with the other methods, which look inside it. `torch.compile(network)` for inference.
 
     Args:
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
@@ -218,9 +218,8 @@ class Collaboration(nn.Module):
         """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
         self._check_batch(images, labels)
         plain = not {"out", "mid", "pull-push"} & set(self.methods)
-        features, predictions = self._run(images) if plain else self._run_eagerly(images)
+        local, predictions = self._run(images) if plain else self._run_eagerly(images)
         _check_range(labels, predictions.shape[2])
-        local = self._local_predictions(features)
         with torch.autocast(images.device.type, enabled=False):
             terms = self._output_term(predictions, labels)
             if "mid" in self.methods:
@@ -232,12 +231,12 @@ class Collaboration(nn.Module):
         return terms
 
     def _run(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What each layer's heads read, maps (B, C, H, W) by the layer's name, and the predictions (H, B, m)."""
-        features: dict[str, Tensor] = {}
-        versions: dict[str, int] = {}
+        """What each layer's heads make of it (see `_local`), by term, and the predictions (H, B, m)."""
+        local: dict[str, Tensor] = {}
+        features: dict[str, tuple[Tensor, int]] = {}
         with ExitStack() as stack:
             for layer in self._layers:
-                stack.enter_context(self._tapped(layer, features, versions))
+                stack.enter_context(self._tapped(layer, features, local))
             if "out" in self.methods:
                 stack.enter_context(self._branched())
             predictions = self.network(images)
@@ -247,12 +246,13 @@ class Collaboration(nn.Module):
         for layer in self._layers:
             if layer.name not in features:
                 raise ImclError(f"Layer {layer.name!r} did not run in this step: leave it out of `layers`.")
-            if features[layer.name]._version != versions[layer.name]:
+            output, version = features[layer.name]
+            if output._version != version:
                 raise ImclError(
                     f"The network changes what layer {layer.name!r} returns in place, in training only: pass "
                     "inplace=False to the module behind it."
                 )
-        return {layer.name: layer.as_maps(features[layer.name]) for layer in self._layers}, predictions
+        return local, predictions
 
     @torch.compiler.disable
     def _run_eagerly(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -261,14 +261,17 @@ class Collaboration(nn.Module):
             return self._run(images)
 
     @contextmanager
-    def _tapped(self, layer: Layer, features: dict[str, Tensor], versions: dict[str, int]) -> Iterator[None]:
+    def _tapped(
+        self, layer: Layer, features: dict[str, tuple[Tensor, int]], local: dict[str, Tensor]
+    ) -> Iterator[None]:
         source = self._module(layer.source)
         modules = [self._module(name) for name in layer.modules]
         parameters = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
         plain_forward, calls = source.forward, itertools.count()
 
         def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
-            features[layer.name], versions[layer.name] = for_losses, for_losses._version
+            features[layer.name] = for_losses, for_losses._version
+            local.update(self._local(layer, for_losses))
             return for_network
 
         def forward(*inputs: Tensor) -> Tensor:
@@ -297,14 +300,20 @@ class Collaboration(nn.Module):
         with _replaced_forward(classifier, forward):
             yield
 
-    def _local_predictions(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What each head makes of its layer: local logits by ``"mid/<layer>"``, maps by ``"pull-push/<layer>"``."""
-        return {
-            f"{method}/{name}": self.heads[_key(method, name)](features[name])
-            for method in ("mid", "pull-push")
-            if method in self.methods
-            for name in self.layers
-        }
+    def _local(self, layer: Layer, output: Tensor) -> dict[str, Tensor]:
+        """What a layer's heads make of its output: logits (B, m) for `mid`, a similarity (B, B) for `pull-push`.
+
+        They run right behind their layer, so that backward reaches them just before it: run at the end, the gradients
+        of all layers' outputs would wait in memory at once.
+        """
+        maps, local = layer.as_maps(output), {}
+        if "mid" in self.methods:
+            local[f"mid/{layer.name}"] = self.heads[_key("mid", layer.name)](maps)
+        if "pull-push" in self.methods:
+            projected = self.heads[_key("pull-push", layer.name)](maps)
+            with torch.autocast(output.device.type, enabled=False):
+                local[f"pull-push/{layer.name}"] = losses.similarity_matrix(projected, self.settings.pp_centre)
+        return local
 
     def _output_term(self, predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         s = self.settings
@@ -332,8 +341,8 @@ class Collaboration(nn.Module):
             source = losses.similarity_matrix(images, s.pp_centre)
         pull, push = (np.linspace(*ends, len(self.layers)).tolist() for ends in (s.pp_pull, s.pp_push))
         return {
-            f"pull-push/{name}": losses.pull_push_loss(
-                local[f"pull-push/{name}"], target, source, pull[i], push[i], s.pp_normalise, s.pp_centre
+            f"pull-push/{name}": losses.pull_push_distance(
+                local[f"pull-push/{name}"], target, source, pull[i], push[i], s.pp_normalise
             )
             for i, name in enumerate(self.layers)
         }

@@ -160,13 +160,25 @@ def pull_push_loss(
     `features` (n, C, H, W), the projected output of a layer; both similarities (n, n), taken as constants; a scalar.
     Frobenius norms, not squared; divided by n with `normalise`, so that a weight means the same at any batch size.
     """
-    n = len(features)
+    similarity = similarity_matrix(features, centre)
+    return pull_push_distance(similarity, target_similarity, input_similarity, alpha_pull, alpha_push, normalise)
+
+
+def pull_push_distance(
+    similarity: Tensor,
+    target_similarity: Tensor,
+    input_similarity: Tensor,
+    alpha_pull: float | Tensor,
+    alpha_push: float | Tensor,
+    normalise: bool = True,
+) -> Tensor:
+    """`pull_push_loss` of a layer's similarity matrix (n, n) itself, Eq. 9."""
+    n = len(similarity)
     if target_similarity.shape != (n, n) or input_similarity.shape != (n, n):
         raise ImclError(
             f"{n} samples need similarity matrices of shape {(n, n)}; got {tuple(target_similarity.shape)} and "
             f"{tuple(input_similarity.shape)}."
         )
-    similarity = similarity_matrix(features, centre)
     pull = torch.linalg.matrix_norm(similarity - target_similarity.detach())
     push = torch.linalg.matrix_norm(similarity - input_similarity.detach())
     return (alpha_pull * pull - alpha_push * push) / (n if normalise else 1)

@@ -5,10 +5,12 @@
 
 import argparse
 import ast
+import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import sys
 import time
@@ -199,15 +201,16 @@ def _code(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
-def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None) -> None:
+def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None, record: Path | None = None) -> None:
     """Run notebooks in place with their default parameters, `jobs` at a time, each kernel on one thread.
 
     With a `cache` file, a notebook is skipped when neither its file nor what it depends on has changed
     since it last ran: this package, the versions of what computes and draws, and `results/` where its code
-    names it. Every notebook is tried; raises `ImclError` at the end if any failed.
+    names it. A `record` file gets what each run took (`execution`). Every notebook is tried; raises `ImclError`
+    at the end if any failed.
     """
     paths = list(paths)
-    stamps = _read_stamps(cache)
+    stamps, executions = _read_object(cache), _read_object(record)
     todo = [path for path in paths if stamps.get(str(path)) != stamp(path)]
     print(f"{len(paths) - len(todo)} of {len(paths)} notebooks are up to date.", flush=True)
     failures = []
@@ -220,11 +223,34 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None)
             if failure:
                 failures.append(failure)
                 print(failure, file=sys.stderr, flush=True)
-            elif cache:
+                continue
+            if cache:
                 stamps[str(path)] = stamp(path)
-                _write_if_changed(cache, json.dumps(stamps, indent=1, sort_keys=True) + "\n")
+                _write_object(cache, stamps)
+            if record:
+                executions[path.as_posix()] = execution(path, seconds)
+                _write_object(record, executions)
     if failures:
         raise ImclError(f"{len(failures)} of {len(todo)} notebooks failed: see above.")
+
+
+def execution(path: Path, seconds: float) -> dict[str, str | int]:
+    """What the book says of a run that has just ended: whole seconds, hardware, versions, day and code digest."""
+    from imcl_core.training import choose_device, device_name
+
+    return {
+        "seconds": max(1, round(seconds)),
+        "hardware": device_name(choose_device()),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "date": datetime.date.today().isoformat(),
+        "code": code_digest(path),
+    }
+
+
+def code_digest(path: Path) -> str:
+    """Hash of what a notebook's code cells say: tells whether a recorded execution is of this code."""
+    return hashlib.sha256("\0".join(cell.source for cell in _code(read(path))).encode()).hexdigest()[:12]
 
 
 def _timed(path: Path) -> tuple[float, str]:
@@ -257,11 +283,15 @@ def stamp(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_stamps(cache: Path | None) -> dict[str, str]:
+def _read_object(path: Path | None) -> dict[str, Any]:
     try:
-        return json.loads(cache.read_text(encoding="utf-8")) if cache else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def _write_object(path: Path, content: Mapping[str, Any]) -> None:
+    _write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def check(paths: Iterable[Path | str]) -> list[str]:
@@ -338,6 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("execute", help="run notebooks in place with their default parameters")
     run.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
     run.add_argument("--cache", type=Path, help="file of stamps: skip what has not changed since it last ran")
+    run.add_argument("--record", type=Path, help="file that gets each run's seconds, hardware, versions and day")
     commands.add_parser("check", help="refuse what must not go into the book")
     commands.add_parser("normalise", help="take out what differs from one run to the next")
     for command in commands.choices.values():
@@ -345,7 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "execute":
-            execute_all(options.paths, options.jobs, options.cache)
+            execute_all(options.paths, options.jobs, options.cache, options.record)
         elif options.command == "normalise":
             for path in options.paths:
                 _write_if_changed(path, dumps(normalise(read(path))))

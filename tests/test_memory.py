@@ -55,6 +55,13 @@ def test_activations_are_what_autograd_keeps():
     assert memory.count(config).activations / (4 * config.batch_size) == pytest.approx(expected, rel=0.001)
 
 
+@pytest.mark.parametrize("methods", ["mid", "pull-push"])
+def test_local_gradients_do_not_wait_for_one_another(methods):
+    """Heads run right behind their layers, so that backward needs the gradient of one layer's maps at a time."""
+    found = memory.count(RunConfig(methods=methods, **SMALL))
+    assert found.temporary < 0.1 * found.activations
+
+
 def test_activations_grow_with_the_batch_and_weights_do_not():
     one, two = (memory.count(RunConfig(**SMALL | {"batch_size": b})) for b in (64, 128))
     assert two.weights == one.weights
