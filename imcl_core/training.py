@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from imcl_core import checkpoints, ledger
+from imcl_core import arrays, checkpoints, ledger
 from imcl_core.collaboration import Collaboration
 from imcl_core.data import DataSet, TrainBatches, evaluation_batches, load
 from imcl_core.errors import ImclError, nearest
@@ -40,10 +40,10 @@ def train(
 ) -> Record | tuple[Record, Collaboration | Population]:
     """Trains one network and reports every epoch.
 
-    With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record, and
-    `<name>.network.pt`, the plain network's weights. An interrupted run resumes from its checkpoint and gives the same
-    record; a finished one is not trained again. On a CPU the record depends on the configuration and the number of
-    threads alone.
+    With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record,
+    `<name>.network.pt`, the plain network's weights, and `<name>.npz`, small arrays of it for figures. An interrupted
+    run resumes from its checkpoint and gives the same record; a finished one is not trained again. On a CPU the record
+    depends on the configuration and the number of threads alone.
 
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
 
@@ -74,8 +74,9 @@ def train(
                 run.load_state_dict(checkpoints.load(files.checkpoint, device))
             run.finish(writes, progress and rank == 0, after_epoch)
         if writes:
-            ledger.write(run.record(), files.folder)
+            arrays.write(files.arrays, arrays.small_arrays(run.collaboration.network, data))
             checkpoints.save_network(files.network, run.collaboration.network)
+            ledger.write(run.record(), files.folder)  # last: what has a record is finished
             files.checkpoint.unlink(missing_ok=True)
     return (run.record(), run.collaboration) if return_collaboration else run.record()
 
@@ -119,6 +120,7 @@ class Files:
         self.folder = folder
         self.record = folder / f"{name}.json"
         self.network = folder / f"{name}.network.pt"
+        self.arrays = folder / f"{name}.npz"
         self.checkpoint = folder / f"{name}.checkpoint.pt"
 
 

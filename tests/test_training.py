@@ -74,7 +74,7 @@ def test_resumed_run_gives_the_same_record(tmp_path, stop_after, monkeypatch, me
     monkeypatch.undo()
     resumed = run(config, out=tmp_path)
     assert outcome(resumed) == outcome(expected)
-    assert {p.suffixes[-1] for p in tmp_path.iterdir()} == {".json", ".pt"}
+    assert {p.suffixes[-1] for p in tmp_path.iterdir()} == {".json", ".npz", ".pt"}
     assert not (tmp_path / f"{config.name}.checkpoint.pt").exists()
 
 
