@@ -100,7 +100,7 @@ class Job:
     """What the runs of a batch share."""
 
     out: Path
-    data_folder: str | Path | None = None
+    data_folder: Path | None = None
     device: str | None = None
     notebook: bool = False  # execute run.ipynb, in place of a bare run
     progress: bool = False
@@ -142,7 +142,7 @@ def _attempt(config: RunConfig, job: Job) -> str:
     try:
         if job.notebook:
             if job.data_folder is not None:  # in the notebook it would be a path of this machine
-                os.environ["IMCL_DATA"] = str(Path(job.data_folder).absolute())
+                os.environ["IMCL_DATA"] = str(job.data_folder)
             executed.execute(config, job.out, job.device)
         else:
             train(config, out=job.out, data_folder=job.data_folder, device=job.device, progress=job.progress)
@@ -191,6 +191,8 @@ def run_batch(
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
     """
     out, pool = Path(out).absolute(), pool or (Slots.on_cores(1) if notebook else Here())
+    if data_folder := data_folder or os.environ.get("IMCL_DATA"):
+        data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
     speeds = None
     if not pool.remote:
         chosen = choose_device(device)
@@ -208,15 +210,15 @@ def run_batch(
     bare_here = isinstance(pool, Here) and not notebook
     job = Job(
         out,
-        data_folder if data_folder is None else Path(data_folder).absolute(),
+        data_folder or None,
         None if device is None else str(device),
         notebook,
         progress and bare_here,
         None if budget is None else time.time() + budget,
         speeds,
     )
-    bar = tqdm(total=len(todo), desc="batch", unit=" run", disable=not progress or not todo, dynamic_ncols=True)
-    with bar, pool if todo else Here() as pool:
+    options = {"desc": "batch", "unit": " run", "disable": not progress or not todo, "dynamic_ncols": True}
+    with pool if todo else Here() as pool, tqdm(total=len(todo), **options) as bar:
         for config, result, running in _work(todo, job, pool):
             if result:
                 _take(config, result, job, outcome)
@@ -338,7 +340,7 @@ def run_parallel(configs: Sequence[RunConfig], out: str | Path, *, jobs: int, **
 
 
 def merge(source: str | Path, target: str | Path) -> list[Path]:
-    """Takes the records below `source` into the folder `target`; returns the new ones.
+    """Takes the records below `source`, and the small arrays beside them, into `target`; returns the new records.
 
     `ImclError`, and nothing is taken, where a run lies in both with different outcomes.
     """
@@ -353,7 +355,12 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
             f"{len(clashes)} runs have another outcome in {target} already ({', '.join(clashes[:3])}): keep one of "
             "the two, remove the other and merge again."
         )
-    return [ledger.write(record, target) for record in incoming if record.config.key not in here]
+    new = [record for record in incoming if record.config.key not in here]
+    small = {path.stem: path for path in source.rglob("*.npz")}
+    for record in new:
+        if record.config.name in small:
+            write_whole(target / f"{record.config.name}.npz", small[record.config.name].read_bytes())
+    return [ledger.write(record, target) for record in new]
 
 
 def status(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, list[str]]:

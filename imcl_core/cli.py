@@ -173,7 +173,7 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave each run as an executed notebook too (default: where papermill is installed, without --budget)",
     )
     parser.add_argument("--retry-failed", action="store_true", help="try runs again that failed in an earlier batch")
-    parser.add_argument("--jobs", type=int, help="so many runs at once (default: 1; on Ray: as many as it has room for)")
+    parser.add_argument("--jobs", type=int, help="so many runs at once (default: 1; on Ray: all that fit)")
     parser.add_argument("--per-gpu", type=int, metavar="N", help="N runs at once on every GPU, each sees only its own")
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS",

@@ -50,7 +50,7 @@ def execute(config: RunConfig, out: Path, device: str | None = None, attempts: i
     from imcl_core import notebooks
 
     notebook = notebooks.normalise(notebooks.read(NOTEBOOK))
-    values = parameters(config) | {"out": ".", "device": device}
+    values = parameters(config) | {"out": "."} | ({} if device is None else {"device": device})
     notebooks._check_parameters(NOTEBOOK, notebook, values)
     _prepare_environment()
     with TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def _run(notebook: Any, live: Path, values: dict[str, Any], folder: Path, attemp
     options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(folder), "progress_bar": False}
     options["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
     if sys.platform == "linux":
-        from imcl_core.kernels import ForkedKernelManager
+        from imcl_core.forks import ForkedKernelManager
 
         options["kernel_manager_class"] = ForkedKernelManager
     try:

@@ -1,6 +1,7 @@
 """The queue: in order, nothing twice, within the budget, and no record lost."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -8,11 +9,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 
-from imcl_core import ImclError, RunConfig, batch, ledger, train
+from imcl_core import ImclError, RunConfig, batch, executed, ledger, notebooks, train
 from imcl_core.cli import main
 from imcl_core.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
+from imcl_core.pools import Died, Here, Slots
 from imcl_core.training import choose_device
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
@@ -81,6 +85,118 @@ def test_a_failing_run_does_not_stop_the_rest(tmp_path):
     assert "not finite" in outcome.failed[bad.name]
 
 
+def test_a_failed_run_is_left_alone_until_it_is_asked_for(tmp_path, monkeypatch):
+    config, other = tiny(), tiny(seed=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(batch, "train", lambda *_, **__: 1 / 0)
+        assert run([config], tmp_path).failed.keys() == {config.name}
+    first, *trace = batch.failure_file(tmp_path, config).read_text().splitlines()
+    assert first == "ZeroDivisionError: division by zero"
+    assert "Traceback" in trace[0]
+    outcome = run([config, other], tmp_path)
+    assert (outcome.done, outcome.failed_before) == ([other.name], {config.name: first})
+    assert batch.status([config, other], tmp_path)["failed"] == [config.name]
+    assert run([config, other], tmp_path, retry_failed=True).done == [config.name]
+    assert batch.status([config, other], tmp_path)["failed"] == []
+    assert not batch.failure_file(tmp_path, config).exists()
+
+
+class Deadly(Here):
+    """A pool in which the runs of `lethal` always lose their process."""
+
+    def __init__(self, lethal):
+        self.lethal = lethal
+
+    def submit(self, function, config, *arguments):
+        return super().submit(lambda *a: None if config == self.lethal else function(*a), config, *arguments)
+
+    def result(self, future):
+        if future.result() is None:
+            raise Died("killed")
+        return future.result()
+
+
+def test_a_run_that_always_dies_is_given_up_and_the_rest_goes_on(tmp_path):
+    lethal, other = tiny(), tiny(seed=1)
+    outcome = run([lethal, other], tmp_path, pool=Deadly(lethal))
+    assert outcome.done == [other.name]
+    assert outcome.failed == {
+        lethal.name: "It died 3 times (killed): try again with more memory, or fewer runs at once."
+    }
+
+
+def test_a_record_made_elsewhere_is_brought_home_with_its_notebook(three, tmp_path):
+    """As from a node of a cluster that does not share the folder."""
+    (config, *_), folder = three
+    record = ledger.read_record(folder / f"{config.name}.json")
+    result = batch.Result("done", record=record, notebook="text")
+    batch._take(config, result, batch.Job(tmp_path), batch.Outcome())
+    assert curves(tmp_path) == {config.name: record.curve}
+    assert (tmp_path / f"{config.name}.ipynb").read_text() == "text"
+
+
+def test_without_data_a_batch_does_not_begin_and_with_some_it_does_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("imcl_core.download.fetch", lambda *_: ["nowhere"])
+    monkeypatch.setenv("IMCL_DATA", str(tmp_path / "data"))
+    missing = RunConfig(dataset="cifar10", profile="cpu")
+    with pytest.raises(ImclError, match=r"Could not download cifar10: put .*cifar10.npz"):
+        run([missing], tmp_path / "runs")
+    outcome = run([missing, tiny()], tmp_path / "runs")
+    assert outcome.done == [tiny().name]
+    assert "cifar10.npz" in outcome.failed[missing.name]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
+def test_a_notebooks_parameters_say_all_of_a_run(profile):
+    for name in GRIDS:
+        for config in grid(name, profile, seeds=2):
+            values = executed.parameters(config)
+            assert RunConfig(**values.pop("settings"), **values) == config
+    odd = RunConfig(epochs=1000, milestones=(60, 120, 160, 200))
+    values = executed.parameters(odd)
+    assert RunConfig(**values.pop("settings"), **values) == odd
+
+
+def test_a_run_as_a_notebook_is_the_notebook_run_by_hand(tmp_path, monkeypatch):
+    """The forked kernel leaves what an ordinary one does; a failed cell's traceback is in the notebook."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    good, bad = tiny(methods="mid"), tiny(lr=1e30, epochs=2)
+    outcome = run([good, bad], tmp_path, notebook=True)
+    assert outcome.done == [good.name]
+    assert "not finite" in outcome.failed[bad.name]
+    assert "not finite" in (tmp_path / f"{bad.name}.ipynb").read_text()
+    (tmp_path / "by-hand").mkdir()
+    values = executed.parameters(good) | {"out": "."}
+    monkeypatch.setenv("PYTHONPATH", str(executed.NOTEBOOK.parents[1]))
+    notebooks.execute(executed.NOTEBOOK, tmp_path / "by-hand.ipynb", values, cwd=tmp_path / "by-hand")
+    assert (tmp_path / f"{good.name}.ipynb").read_text() == (tmp_path / "by-hand.ipynb").read_text()
+    assert curves(tmp_path)[good.name] == curves(tmp_path / "by-hand")[good.name]
+
+
+def test_exit_in_a_cell_is_a_failure(tmp_path, monkeypatch):
+    notebook = notebooks.read(executed.NOTEBOOK)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("record = train(", "import sys\nsys.exit(0)\nrecord = train(")
+    (tmp_path / "run.ipynb").write_text(notebooks.dumps(notebook))
+    monkeypatch.setattr(executed, "NOTEBOOK", tmp_path / "run.ipynb")
+    for name in ("PYTHONPATH", "OMP_NUM_THREADS", "MPLBACKEND", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # what the notebook's process sets is taken back
+    result = batch.run_one(tiny(), batch.Job(tmp_path, notebook=True))
+    assert result.state == "failed"
+    assert "exit()" in result.why
+
+
+def test_slots_on_gpus_see_one_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in Slots.on_gpus(2).environments] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with Slots.on_gpus(1) as pool:
+        waiting = [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(2)]
+        assert [pool.result(future) for future in waiting] == ["GPU-a", "GPU-b"]
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ImclError, match=r"Could not write into .*file.*another folder"):
@@ -118,6 +234,7 @@ def test_merge_takes_new_records_and_refuses_those_that_differ(three, tmp_path):
     _, folder = three
     assert len(batch.merge(folder, tmp_path)) == 3
     assert batch.merge(folder, tmp_path) == []
+    assert {p.stem for p in tmp_path.glob("*.npz")} == {p.stem for p in tmp_path.glob("*.json")}
     assert curves(tmp_path) == curves(folder)
     changed = next(tmp_path.glob("*.json"))
     content = json.loads(changed.read_text())
@@ -204,11 +321,23 @@ def test_weights_are_searched_on_held_out_images_around_the_defaults():
         (["batch", "table-9"], "Did you mean 'table-"),
         (["batch", "study", "--budget", "nine"], "9m"),
         (["batch", "study", "--profile", "cpus"], "Did you mean 'cpu'"),
+        (["batch", "study", "--jobs", "0"], "--jobs 1"),
+        (["batch", "study", "--device", "cuda"], "leave out the device, or use cpu"),
+        (["batch", "study", "--per-gpu", "1"], "use --jobs in place of --per-gpu"),
+        (["batch", "study", "--per-gpu", "1", "--jobs", "2"], "leave out --jobs"),
+        (["batch", "study", "--ray", "nowhere"], "host:port"),
+        (["batch", "study", "--ray", "127.0.0.1:1"], "ray start --head"),
+        (["batch", "study", "--ray", "--budget", "9m"], "leave it out"),
+        (["batch", "study", "--dataset", "digits", "--out", "file/runs"], "another folder"),
         (["merge", "nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if "--ray" in arguments and importlib.util.find_spec("ray") is None:
+        message = "pip install 'imcl-core[cluster]'" if "--budget" not in arguments else message
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -225,18 +354,55 @@ def test_batch_merge_and_status_from_the_command_line(tmp_path, monkeypatch, cap
     assert len(list((tmp_path / "results").glob("*.json"))) == 2
 
 
+def test_failures_are_listed_and_tried_again_on_demand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(GRIDS, "study", lambda profile, seeds: [tiny(lr=1e30, epochs=2), tiny()])
+    batch_bare = ["batch", "study", "--quiet", "--no-notebook"]
+    assert main(batch_bare) == 1
+    assert main(batch_bare) == 1
+    assert "1 failed before: imcl status lists them, --retry-failed" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    assert f"failed: {tiny(lr=1e30, epochs=2).name}: The loss is not finite" in capsys.readouterr().out
+    assert main([*batch_bare, "--retry-failed"]) == 1
+    assert "0 runs done, 1 had a record or another process at them, 0 did not fit into the budget, 1 failed" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "remedy"),
+    [("papermill", ["--notebook"], "--no-notebook"), ("ray", ["--ray", "--no-notebook"], "'imcl-core[cluster]'")],
+)
+def test_what_is_not_installed_is_named_with_the_remedy(missing, arguments, remedy, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["batch", "study", "--dataset", "digits", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert remedy in error
+    assert error.count("\n") == 1
+
+
 def test_runs_where_only_torch_numpy_pandas_and_tqdm_are_installed(tmp_path):
-    """As on a lent GPU: nothing of Jupyter, matplotlib or scikit-learn may be imported."""
+    """As on a lent GPU: nothing of Jupyter, matplotlib, scikit-learn or Ray may be imported, and no flag be needed."""
+    random = np.random.default_rng(0)
+    arrays = {f"x_{part}": random.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8) for part in ("train", "test")} | {
+        f"y_{part}": np.arange(100) % 10 for part in ("train", "test")
+    }
+    np.savez(tmp_path / "cifar10.npz", **arrays, classes=[f"class {i}" for i in range(10)])
     program = (
         "import sys\n"
-        "for name in ('matplotlib', 'sklearn', 'papermill', 'nbformat', 'IPython', 'PIL', 'scipy'):\n"
+        "for name in ('matplotlib', 'sklearn', 'papermill', 'nbformat', 'jupyter_client', 'IPython', 'PIL', 'ray'):\n"
         "    sys.modules[name] = None\n"
+        "from imcl_core import RunConfig, grids\n"
+        f"tiny = RunConfig(dataset='cifar10', batch_size=32, **{TINY})\n"
+        "grids.GRIDS['study'] = lambda profile, seeds: [tiny]\n"
         "from imcl_core.cli import main\n"
-        "sys.exit(main(['status']))"
+        "sys.exit(main(['batch', 'study', '--quiet']) or main(['status']))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "IMCL_DATA": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "1 runs done" in done.stdout
     assert "queue" in done.stdout

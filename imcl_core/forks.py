@@ -5,10 +5,12 @@ Imported only where a run is executed as a notebook on Linux; elsewhere papermil
 
 import multiprocessing
 import os
+import threading
 import uuid
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import pandas
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
@@ -37,12 +39,19 @@ class _Fork(LocalProvisioner):
 
 
 def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """In the fork. It watches its parent, the fork server, which ends when the process that started it does."""
+    """In the fork: a kernel, which ends with the process that asked for it."""
     from ipykernel.kernelapp import IPKernelApp
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pandas.set_option("display.max_columns", 20)  # pandas' own choice where a kernel imports it
     os.environ |= environment
     os.chdir(folder)
-    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+    IPKernelApp.launch_instance([*arguments, "--IPKernelApp.parent_handle=1"])  # not 0, which prints a banner
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class _AsPopen:
