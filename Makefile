@@ -5,7 +5,7 @@ PORT ?= 8000
 
 PY := .venv/bin/python
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-PAGES := _config.yml _toc.yml $(shell find book -type f -not -name '*.pyc' 2>/dev/null)
+PAGES := _config.yml _toc.yml index.md $(shell find book -type f -not -name '*.pyc' 2>/dev/null)
 SITE := _build/html
 
 # One thread a process: the processes fill the cores, and sums round alike in every run.
@@ -14,7 +14,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test site serve clean
+.PHONY: help setup book test site serve pdf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,7 @@ setup: .venv/.installed ## make .venv with the tested versions and this package
 	@touch $@
 
 book: setup ## run the chapters and build the book from what they computed
-	@$(PY) -m imcl_core.notebooks execute --jobs $(JOBS) --cache .cache/notebooks.json $(NOTEBOOKS)
+	@$(PY) -m imcl_core.notebooks execute --jobs $(JOBS) --cache .cache/notebooks.json --record book/executions.json $(NOTEBOOKS)
 	@$(MAKE) --no-print-directory site
 
 site: setup ## build the book from the notebooks as they are
@@ -52,9 +52,12 @@ test: setup ## prove it right: style, tests, notebooks, the book without a warni
 	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env notebooks
 	@$(MAKE) --no-print-directory site
 
-serve: ## serve the built book on this machine (PORT=8000)
+serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
-	$(PY) -m http.server --bind 127.0.0.1 --directory $(SITE) $(PORT)
+	@$(PY) book/_ext/imcl_site.py serve $(SITE) --port $(PORT)
+
+pdf: site ## print the book to one PDF, linked on its first page (needs Chromium)
+	@$(PY) book/_ext/imcl_site.py pdf $(SITE)
 
 clean: ## remove what was made, but for .venv
 	rm -rf _build .cache .pytest_cache .ruff_cache .hypothesis
