@@ -1,0 +1,144 @@
+"""CONTRIBUTING.md to the letter: its changes, files and commands, applied to a copy of the package."""
+
+import ast
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imcl_core import Collaboration, RunConfig
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+COMMANDS = {".venv/bin/imcl": (sys.executable, "-m", "imcl_core.cli"), ".venv/bin/python": (sys.executable,)}
+
+
+def section(title: str) -> str:
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL).group(1)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for folder in ("imcl_core", "book", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def apply(diff: str, folder: Path) -> None:
+    """Replaces the one place that a hunk's lines without `+` name by its lines without `-`."""
+    path = folder / re.search(r"^\+\+\+ b/(\S+)$", diff, re.MULTILINE).group(1)
+    for hunk in re.split(r"^@@\n", diff, flags=re.MULTILINE)[1:]:
+        lines = [line or " " for line in hunk.splitlines()]
+        before, after = ("".join(f"{x[1:]}\n" for x in lines if x[0] in kept) for kept in (" -", " +"))
+        text = path.read_text(encoding="utf-8")
+        assert text.count(before) == 1, f"{path.name} has {text.count(before)} times:\n{before}"
+        path.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def run(command: str, folder: Path) -> str:
+    """A command of the page in the copy; `make` is left to those who read it."""
+    words = shlex.split(command, comments=True)
+    if not words or words[0] == "make":
+        assert set(words[1:]) <= targets()
+        return ""
+    settings = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    program, *arguments = words[len(settings) :]
+    done = subprocess.run(
+        [*COMMANDS[program], *arguments],
+        cwd=folder,
+        env=os.environ | settings | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def follow(title: str, folder: Path) -> str:
+    """Does what a section says, block by block; what its commands printed."""
+    printed = ""
+    for language, content in blocks(section(title)):
+        if language == "diff":
+            apply(content, folder)
+        elif language == "python":
+            (folder / re.match(r"# (\S+)\n", content).group(1)).write_text(content, encoding="utf-8")
+        else:
+            printed += "".join(run(line, folder) for line in content.splitlines())
+    return printed
+
+
+def outcome(folder: Path) -> tuple[str, dict]:
+    """Name and last epoch of the one record in `runs`, which this package may not know how to read."""
+    (path,) = (folder / "runs").glob("*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["name"], content["curve"][-1]
+
+
+def test_a_method_is_added_as_the_page_says(copy):
+    assert "2 passed" in follow("Add a method", copy)
+    name, epoch = outcome(copy)
+    assert name.startswith("digits-resnet18-mid+confidence-smoke-")
+    assert -0.1 * math.log(10) <= epoch["terms"]["confidence"] < 0  # the weight times a negative entropy
+    decisions = (copy / "book/decisions.md").read_text(encoding="utf-8")
+    assert "{setting}`confidence_weight`" in decisions  # tests/test_house.py asks for it
+    code = "from imcl_core import RunConfig; print(RunConfig(methods='mid', seed=3).name)"
+    unchanged = RunConfig(methods="mid", seed=3).name  # records made before are found after: step 3 sees to it
+    assert run(f'.venv/bin/python -c "{code}"', copy).strip() == unchanged
+
+
+def test_a_data_set_is_added_as_the_page_says(copy):
+    printed = follow("Add a data set", copy)
+    assert "400 training and 100 test images of 32×32" in printed
+    name, epoch = outcome(copy)
+    assert name.startswith("stripes-")
+    assert epoch["epoch"] == 2
+
+
+def test_the_functions_the_page_sends_you_to_exist():
+    named = set(re.findall(r"`(_\w+)`", section("Add a method")))
+    assert len(named) >= 3
+    assert all(hasattr(Collaboration, name) for name in named)
+
+
+def test_set_up_takes_three_lines_whose_targets_exist():
+    (language, content), *_ = blocks(section("Set up"))
+    commands = content.splitlines()
+    assert (language, len(commands)) == ("bash", 3)
+    named = {name for line in commands for name in re.findall(r"^make (\w+)", line)}
+    assert {"setup", "test"} == named <= targets()
+
+
+def uses(module: str) -> set[str]:
+    """What a module of the package imports of the package, anywhere in it."""
+    tree = ast.parse((ROOT / f"imcl_core/{module}.py").read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "imcl_core":
+            found |= {node.module.split(".")[1]} if "." in node.module else {name.name for name in node.names}
+    return found
+
+
+def test_each_arrow_of_the_picture_is_an_import_and_none_goes_back():
+    ((_, picture),) = [block for block in blocks(section("The house in one picture")) if block[0] == "mermaid"]
+    arrows = re.findall(r"^  (\w+)(?:\[.*?\])? --> (\w+)", picture, re.MULTILINE)
+    assert len(arrows) == len([line for line in picture.splitlines() if "-->" in line]) > 10
+    for user, used in arrows:
+        assert used in uses(user), f"{user} --> {used}"
+        assert user not in uses(used), f"{used} uses {user}"
