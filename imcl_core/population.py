@@ -26,9 +26,7 @@ class PopulationSettings(Settings):
     pop_temperature: float = setting(2.0, "T of Eq. 2")
     pop_detach: bool = setting(True, "take the other heads' mean as a constant")
     pop_t_squared: bool = setting(False, "multiply the soft part by T²")
-    pop_sum: bool = setting(
-        True, "add the heads' losses up, as rescaling presumes; else take the mean of Eq. 3"
-    )
+    pop_sum: bool = setting(True, "add the heads' losses up, as rescaling presumes; else take the mean of Eq. 3")
     pop_rescale: bool = setting(True, "divide the gradient by the number of children at every split")
 
 
