@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_check.py                       (on a GPU; with --device cpu what can be checked without one)
 
-1. Gradients of all 16 subsets and both networks: float32 on the device against float64 on the CPU, and half precision
-   against float32 to the rounding of half precision.
+1. Gradients of all 16 subsets, of tree and multi-instance, and of both networks: float32 on the device against float64
+   on the CPU, and half precision against float32 to the rounding of half precision.
 2. The captured step against the one that runs as it reads: the same metrics for the same seeds.
 3. Replays draw fresh dropout masks, repeat them for the same seed, move on in the epoch and obey the learning rate.
 """
@@ -18,6 +18,7 @@ from imcl_core import Collaboration, RunConfig
 from imcl_core.collaboration import METHODS
 from imcl_core.data import TrainBatches
 from imcl_core.networks import build
+from imcl_core.population import PATTERNS
 from imcl_core.steps import Step, make_step
 from imcl_core.training import build_collaboration, choose_device
 
@@ -28,7 +29,8 @@ def gradients(model: str, methods: str, device: torch.device, dtype: torch.dtype
     """All gradients of one step as one vector, float64 on the CPU; dropout is off, so that devices can be compared."""
     torch.manual_seed(0)
     network = build(model, 10, width=1 / 8, dropout=0.0)
-    collaboration = Collaboration(network, methods).to(device, dtype)
+    attached = PATTERNS[methods](network) if methods in PATTERNS else Collaboration(network, methods)
+    collaboration = attached.to(device, dtype)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(32, 3, 32, 32, generator=generator, dtype=torch.float64).to(device, dtype)
     labels = torch.arange(32, device=device) % 10
@@ -97,9 +99,9 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     device = choose_device(parser.parse_args().device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    check_gradients(device, SUBSETS)
+    check_gradients(device, [*SUBSETS, *PATTERNS])
     if device.type == "cuda":
-        for methods in ("baseline", "out", "mid+pull-push+kernel", "out+mid+pull-push+kernel"):
+        for methods in ("baseline", "out", "mid+pull-push+kernel", "out+mid+pull-push+kernel", *PATTERNS):
             check_replay(device, methods)
         check_fresh_numbers(device)
 
