@@ -312,7 +312,7 @@ def _memory_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _memory(parsed: argparse.Namespace) -> None:
-    from imcl_core.memory import count, measure
+    from imcl_core.memory import count, measure, splits
     from imcl_core.recipes import RunConfig
     from imcl_core.training import choose_device
 
@@ -332,6 +332,8 @@ def _memory(parsed: argparse.Namespace) -> None:
         if parsed.measure:
             row += f"{measure(config, side=parsed.side, half=parsed.half) / 1e9:13.3f}"
         print(f"{config.methods:24}{row}", flush=True)
+        if names := splits(config):
+            print(f"  splits in front of {', '.join(names)}")
 
 
 def _tables_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from imcl_core.errors import ImclError
+from imcl_core.population import Population
 from imcl_core.recipes import RunConfig
 from imcl_core.training import assemble
 
@@ -56,6 +57,14 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
             step(images, labels)
     kept = 2 * weights + _bytes(momentum) + activations
     return Memory(weights, weights, _bytes(momentum), activations, live.peak - kept)
+
+
+def splits(config: RunConfig) -> list[str]:
+    """The pieces in front of which the tree of `config` splits; none for any other method."""
+    with torch.device("meta"):
+        side = config.recipe.side
+        attached = assemble(config, config.recipe.classes, (3, side, side))
+    return [name for name, _ in attached.levels[1:]] if isinstance(attached, Population) else []
 
 
 def measure(config: RunConfig, *, side: int | None = None, half: bool = False, device: Any = "cuda") -> int:

@@ -97,7 +97,8 @@ def test_a_tree_holds_what_its_split_points_say():
 def test_command_prints_a_row_a_method(capsys):
     arguments = ["--model", "resnet18", "--batch-size", "8", "--side", "32", "--methods", "baseline", "tree"]
     assert main(["memory", *arguments]) == 0
-    header, baseline, tree = capsys.readouterr().out.splitlines()
+    header, baseline, tree, splits = capsys.readouterr().out.splitlines()
+    assert splits.strip() == "splits in front of trunk.stage2.block1, trunk.stage3.block2"
     assert header.split()[0] == "GB" and header.split()[-1] == "ratio"
     assert baseline.split()[-1] == "1.000" and float(tree.split()[-1]) > 1
 
