@@ -1,4 +1,4 @@
-"""What came before: several classifier heads that teach each other (Song & Chai, NeurIPS 2018; Fig. 1a and 1b)."""
+"""What came before: several classifier heads that teach each other (Song & Chai, NeurIPS 2018; Fig. 1b and 1c)."""
 
 import copy
 import math
@@ -124,7 +124,7 @@ class Population(nn.Module):
 
 
 class MultiInstance(Population):
-    """`heads` whole networks (Fig. 1a): an ensemble whose members learn from each other; one of them is kept."""
+    """`heads` whole networks (Fig. 1b): an ensemble whose members learn from each other; one of them is kept."""
 
     def __init__(self, network: Network, *, settings: PopulationSettings | None = None, seed: int = 0):
         settings = settings or PopulationSettings()
@@ -134,7 +134,7 @@ class MultiInstance(Population):
 
 
 class Tree(Population):
-    """A trunk that splits in two again and again until there are `heads` (Fig. 1b); one path is kept.
+    """A trunk that splits in two again and again until there are `heads` (Fig. 1c); one path is kept.
 
     `settings.pop_splits` names the piece of `network.pieces` in front of which each split lies; by default they cut
     the convolutional layers into equal parts, thirds for four heads.
