@@ -51,11 +51,11 @@ class Speeds:
         for record in records:
             if record.run["device"] == device_name(device):
                 evaluation = record.run["evaluation_seconds"] / len(record.curve)
-                self.measured.setdefault(_like(record.config), []).append((record.images_per_s, evaluation))
+                self.measured.setdefault(record.config.like, []).append((record.images_per_s, evaluation))
 
     def seconds(self, config: RunConfig) -> float | None:
         """From records alone; None where there is none like it."""
-        like = self.measured.get(_like(config))
+        like = self.measured.get(config.like)
         if not like:
             return None
         images_per_s, evaluation = (statistics.median(column) for column in zip(*like, strict=True))
@@ -64,7 +64,7 @@ class Speeds:
 
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
-        if _like(config) not in self.measured and left > TRIAL_SECONDS:
+        if config.like not in self.measured and left > TRIAL_SECONDS:
             began = time.monotonic()
             self.measure(config)
             left -= time.monotonic() - began
@@ -73,7 +73,7 @@ class Speeds:
 
     def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float]]] | None:
         """What is measured of runs like it, to be told to another process."""
-        like = _like(config)
+        like = config.like
         return (like, self.measured[like]) if like in self.measured else None
 
     def measure(self, config: RunConfig) -> None:
@@ -87,12 +87,7 @@ class Speeds:
         )
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            self.measured[_like(config)] = [Run(config, data, self.device).trial(TRIAL_STEPS)]
-
-
-def _like(config: RunConfig) -> tuple:
-    """Runs that share this are equally fast."""
-    return config.dataset, config.model, config.methods, config.width, config.batch_size, config.attach
+            self.measured[config.like] = [Run(config, data, self.device).trial(TRIAL_STEPS)]
 
 
 @dataclass(frozen=True)

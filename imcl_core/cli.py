@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import fnmatch
 import os
 import signal
 import sys
@@ -25,7 +26,8 @@ _BATCH_EXAMPLES = """examples:
   imcl batch queue --seeds 3 --budget 9m --out runs     the paper's tables on a GPU, as far as 9 minutes go
   imcl batch table-3 --seeds 3 --per-gpu 2              Table III on every GPU of this machine, two runs at once on each
   imcl batch table-3 --seeds 3 --ray 10.0.0.5:6379      the same on a Ray cluster whose nodes share the folder
-  imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, about an hour
+  imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, a few hours
+  imcl batch weights --halving --only '*vgg16-mid-*'    search for weights on held-out images, the best ones longer
   imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
 """
 _MERGE_EXAMPLES = """examples:
@@ -35,6 +37,10 @@ _MERGE_EXAMPLES = """examples:
 _STATUS_EXAMPLES = """examples:
   imcl status                                           every table at paper scale: done, begun, missing, time left
   imcl status --profile cpu --seeds 3
+"""
+_PLAN_EXAMPLES = """examples:
+  imcl plan                                             every table at the paper's scale, three seeds
+  imcl plan table-3 figure-2 --seeds 5 --price 2.50     two of them; with what the hours cost at 2.50 an hour
 """
 _MEMORY_EXAMPLES = """examples:
   imcl memory                                           the paper's case: ResNet-101, 64 images of 64×64
@@ -75,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "batch", "work through the runs of a table", _batch, _batch_arguments, _BATCH_EXAMPLES)
     _add(commands, "merge", "take records into the results", _merge, _merge_arguments, _MERGE_EXAMPLES)
     _add(commands, "status", "what is done and what is missing", _status, _status_arguments, _STATUS_EXAMPLES)
+    _add(commands, "plan", "what a reproduction takes before it is run", _plan, _plan_arguments, _PLAN_EXAMPLES)
     _add(commands, "tables", "the paper's tables with ours beside", _tables, _tables_arguments, _TABLES_EXAMPLES)
     _add(commands, "memory", "count what a training step holds in memory", _memory, _memory_arguments, _MEMORY_EXAMPLES)
     return parser
@@ -161,9 +168,14 @@ def _train(parsed: argparse.Namespace) -> None:
 
 
 def _batch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", help="table-1, -2, -3, figure-2, before, study, or queue: all in order of worth")
+    parser.add_argument("table", help="table-1 … queue, as imcl status lists them; queue: all in order of worth")
     _grid_arguments(parser)
     parser.add_argument("--dataset", help="only the runs on this data set; one that the table lacks takes its place")
+    parser.add_argument("--only", metavar="PATTERN", help="only runs whose names match: 'cifar100-vgg16-*-seed0-*'")
+    parser.add_argument(
+        "--halving", type=int, nargs="?", const=3, metavar="N",
+        help="for the table weights: short runs first, and longer ones for the best third (1/N) of the candidates",
+    )  # fmt: skip
     parser.add_argument("--out", default="runs", help="folder for records and checkpoints (default: runs)")
     parser.add_argument("--results", default="results", help="runs with a record below it are done (default: results)")
     parser.add_argument("--budget", help="start no run that would end later than this: 90s, 9m, 1.5h")
@@ -184,19 +196,35 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def _grid_arguments(parser: argparse.ArgumentParser) -> None:
+def _grid_arguments(parser: argparse.ArgumentParser, seeds: int = 1) -> None:
     parser.add_argument("--profile", default="paper", help="smoke, cpu or paper (default: paper)")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … up to so many (default: 1)")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, … up to so many (default: {seeds})")
 
 
 def _batch(parsed: argparse.Namespace) -> int:
-    from imcl_core import batch
     from imcl_core.grids import grid
 
-    budget = _seconds(parsed.budget)
     configs = grid(parsed.table, parsed.profile, parsed.seeds, parsed.dataset)
+    if parsed.only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, parsed.only)]):
+        raise ImclError(f"No run of {parsed.table} has a name that matches {parsed.only!r}: try '*vgg16*'.")
+    if parsed.halving is not None:
+        return _halving(parsed, configs)
+    outcome = _run_batch(parsed, configs)
+    print(
+        f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
+        f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {parsed.out}"
+    )
+    if outcome.failed_before:
+        print(f"{len(outcome.failed_before)} failed before: imcl status lists them, --retry-failed tries them again.")
+    return 1 if outcome.failed or outcome.failed_before else 0
+
+
+def _run_batch(parsed: argparse.Namespace, configs):
+    from imcl_core import batch
+
+    budget = _seconds(parsed.budget)
     notebook = _wants_notebooks(parsed.notebook, budget)
-    outcome = batch.run_batch(
+    return batch.run_batch(
         configs,
         parsed.out,
         pool=_pool(parsed, notebook),
@@ -208,13 +236,22 @@ def _batch(parsed: argparse.Namespace) -> int:
         notebook=notebook,
         retry_failed=parsed.retry_failed,
     )
-    print(
-        f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
-        f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {parsed.out}"
-    )
-    if outcome.failed_before:
-        print(f"{len(outcome.failed_before)} failed before: imcl status lists them, --retry-failed tries them again.")
-    return 1 if outcome.failed or outcome.failed_before else 0
+
+
+def _halving(parsed: argparse.Namespace, configs) -> int:
+    from imcl_core import ledger, search
+
+    def train(runs):
+        _run_batch(parsed, runs)
+        folders = [folder for folder in (parsed.results, parsed.out) if os.path.isdir(folder)]
+        return {record.config.name: record for record in ledger.records(*folders)}
+
+    for case, candidates in search.candidates_of(configs).items():
+        for rung in search.halve(candidates, train, parsed.halving):
+            print(f"{case}, {rung.epochs} epochs: error on held-out images, %")
+            for (config, *_), error in zip(rung.candidates, rung.errors, strict=True):
+                print(f"{error:8.2f}  {search.difference(config)}", flush=True)
+    return 0
 
 
 def _wants_notebooks(asked: bool | None, budget: float | None) -> bool:
@@ -296,6 +333,25 @@ def _status(parsed: argparse.Namespace) -> None:
         failures |= {n: why for n, why in batch.failures(configs, *folders).items() if n in cells["failed"]}
     for name, why in failures.items():
         print(f"failed: {name}: {why}")
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tables", nargs="*", help="as imcl status lists them (default: all)")
+    _grid_arguments(parser, seeds=3)
+    parser.add_argument("--results", default="results", help="folder with records: speeds (default: results)")
+    parser.add_argument("--price", type=float, help="of an hour of a GPU, in your currency: what the hours cost")
+
+
+def _plan(parsed: argparse.Namespace) -> None:
+    from imcl_core import ledger, plan
+    from imcl_core.grids import GRIDS, grid
+
+    grids = {name: grid(name, parsed.profile, parsed.seeds) for name in parsed.tables or GRIDS}
+    table = plan.plan(grids, ledger.records(parsed.results) if os.path.isdir(parsed.results) else [])
+    print(table.to_string(float_format="{:.1f}".format))
+    if parsed.price is not None:
+        cost = table.filter(like=", h") * parsed.price
+        print(f"\nat {parsed.price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
 
 
 def _memory_arguments(parser: argparse.ArgumentParser) -> None:

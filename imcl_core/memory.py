@@ -2,7 +2,8 @@
 
 import dataclasses
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,7 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
     its death. `side`: of the square images in pixels, the data set's own if None; `half`: convolutions and matrix
     products in bfloat16, as training on a GPU does them, else all in float32. Takes a few seconds.
     """
-    images, labels, collaboration = _case(config, side, "meta")
-    with FakeTensorMode():
-        _replace_tensors(collaboration)
-        images, labels = torch.empty(images.shape), torch.empty(labels.shape, dtype=labels.dtype)
+    with on_fake_tensors(config, side) as (images, labels, collaboration):
         step = _Step(collaboration, config, half)
         step(images, labels)  # makes gradients and momentum
         parameters = list(collaboration.parameters())
@@ -84,6 +82,15 @@ def measure(config: RunConfig, *, side: int | None = None, half: bool = False, d
     except torch.OutOfMemoryError as error:
         raise ImclError(f"Out of memory at batch_size {config.batch_size}: lower it, or count instead.") from error
     return torch.cuda.max_memory_allocated(device)
+
+
+@contextmanager
+def on_fake_tensors(config: RunConfig, side: int | None = None) -> Iterator[tuple[Tensor, Tensor, nn.Module]]:
+    """A batch of images and labels, and what trains on it: all of them shapes without data, as is what they make."""
+    images, labels, collaboration = _case(config, side, "meta")
+    with FakeTensorMode():
+        _replace_tensors(collaboration)
+        yield torch.empty(images.shape), torch.empty(labels.shape, dtype=labels.dtype), collaboration
 
 
 class _Step:
