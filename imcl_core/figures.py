@@ -176,6 +176,42 @@ def hard_and_soft_gradients(
 
 
 @_styled
+def heads_at_temperature(
+    opinions: np.ndarray,
+    teachers: np.ndarray,
+    classes: Sequence[str],
+    label: int,
+    temperatures: Sequence[float],
+    lengths: np.ndarray,
+    place: int,
+) -> Figure:
+    """Left: softened probabilities (H, m) of each head, and of its teacher, at one temperature, `temperatures[place]`.
+
+    Right: `lengths` (temperatures, H) of the gradients by each head's logits, marked at that temperature.
+    """
+    figure, columns = Figure(figsize=(7, 3.4), layout="constrained"), -(-len(opinions) // 2)
+    left, right = figure.subfigures(1, 2, width_ratios=(columns + 0.4, 1.3))
+    panels = left.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
+    names = [f"[{name}]" if i == label else name for i, name in enumerate(classes)]
+    for h, (axis, opinion, teacher) in enumerate(zip(panels.flat, opinions, teachers, strict=False)):
+        _grouped_bars(axis, {"the head": opinion, "what the others teach it": teacher}, names)
+        axis.set_title(f"head {h + 1}", fontsize=9)
+        axis.set_ylim(0, 1)
+    left.supxlabel("class", fontsize=9)
+    left.supylabel("softened probability", fontsize=9)
+    left.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    axis = right.subplots()
+    for h, (values, shade, marker) in enumerate(zip(lengths.T, (BLUE, RED, GREEN, PINK), "os^D", strict=False)):
+        axis.plot(temperatures, values, color=shade, marker=marker, markevery=[place], label=f"head {h + 1}")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="temperature T", ylabel="length of the gradient")
+    axis.legend(loc="lower left")
+    return figure
+
+
+@_styled
 def errors_by_rate(rates: Sequence[float], errors: Mapping[str, np.ndarray]) -> Figure:
     """Test error (%) by learning rate, an array (rates, seeds) a line: the mean over seeds, and the range as a band."""
     figure, axes = _figure(1, 1, 6, 3.4)
@@ -582,7 +618,27 @@ def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
     `differences` by method, a value a seed, the same seeds in the same order for all.
     """
     figure, axes = _figure(1, 1, 6, 0.9 + 0.6 * len(differences))
-    axis = axes[0, 0]
+    _paired(axes[0, 0], differences)
+    return figure
+
+
+@_styled
+def paired_differences_by_case(cases: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """`paired_differences` for several cases on one scale, a panel each, `cases[case][method]`."""
+    rows = [len(differences) for differences in cases.values()]
+    figure, axes = _figure(
+        len(cases), 1, 6.4, 0.6 + sum(0.7 + 0.4 * n for n in rows), sharex=True,
+        gridspec_kw={"height_ratios": [n + 0.8 for n in rows]},
+    )  # fmt: skip
+    for axis, (case, differences) in zip(axes[:, 0], cases.items(), strict=True):
+        _paired(axis, differences)
+        axis.set_title(case, loc="left")
+    for axis in axes[:-1, 0]:
+        axis.set_xlabel("")
+    return figure
+
+
+def _paired(axis, differences: Mapping[str, Sequence[float]]) -> None:
     for row, (methods, values) in enumerate(differences.items()):
         error = np.std(values, ddof=1) / len(values) ** 0.5
         axis.errorbar(np.mean(values), row, xerr=error, color=colour(methods), fmt="D", ms=6, lw=2.5, capsize=4)
@@ -590,7 +646,6 @@ def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
     axis.axvline(0, color=BLACK, lw=0.8, ls=":")
     axis.set_yticks(range(len(differences)), list(differences))
     axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(differences) - 0.4, -0.5))
-    return figure
 
 
 @_styled
@@ -614,6 +669,23 @@ def combinations(errors: Mapping[str, Mapping[str, float]], baselines: Mapping[s
         axis.grid(axis="y", lw=0.4, alpha=0.5)
     axes[0, 0].set_yticks(range(len(rows)), rows)
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
+@_styled
+def planned_hours(hours: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Hours of every table, `hours[gpu][table]`, a mark a GPU, on a logarithmic axis."""
+    tables = list(next(iter(hours.values())))
+    figure, axes = _figure(1, 1, 6.8, 1.0 + 0.27 * len(tables))
+    axis = axes[0, 0]
+    for (gpu, values), mark, shade in zip(hours.items(), "oDs^v", (ORANGE, BLUE, GREEN, PINK, SKY), strict=False):
+        axis.plot([values[table] for table in tables], range(len(tables)), mark, color=shade, ms=6, label=gpu)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(lw=0.4, alpha=0.5)
+    axis.set_yticks(range(len(tables)), tables)
+    axis.set(xlabel="hours of one GPU", ylim=(len(tables) - 0.5, -0.5))
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

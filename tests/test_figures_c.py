@@ -41,6 +41,27 @@ def test_paired_differences_marks_seeds_mean_and_standard_error():
     assert "points" in axis.get_xlabel()
 
 
+def test_paired_differences_by_case_share_a_scale():
+    cases = {"A": {"out": [-1.0, -2.0]}, "B": {"out": [3.0, 4.0], "mid": [0.0, 1.0]}}
+    figure = figures.paired_differences_by_case(cases)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == list(cases)
+    for axis, differences in zip(figure.axes, cases.values(), strict=True):
+        rings = [list(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "o"]
+        assert rings == list(differences.values())
+        assert axis.get_xlim() == figure.axes[0].get_xlim()
+    assert [bool(axis.get_xlabel()) for axis in figure.axes] == [False, True]
+
+
+def test_planned_hours_marks_every_table_of_every_gpu():
+    hours = {"T4": {"table-1": 80.0, "all": 600.0}, "H100": {"table-1": 5.0, "all": 40.0}}
+    (axis,) = figures.planned_hours(hours).axes
+    assert {line.get_label(): list(line.get_xdata()) for line in axis.get_lines()} == {
+        gpu: list(values.values()) for gpu, values in hours.items()
+    }
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["table-1", "all"]
+    assert axis.get_xscale() == "log" and "hours" in axis.get_xlabel()
+
+
 def test_combinations_rings_the_lowest_and_marks_the_baseline():
     errors = {"A": {"out": 3.0, "mid": 2.0, "out+mid": 2.5}, "B": {"out": 5.0, "mid": 4.5, "out+mid": 4.25}}
     figure = figures.combinations(errors, {"A": 4.0, "B": 6.0})
