@@ -3,6 +3,7 @@
 from imcl_core.collaboration import Collaboration, MethodSettings
 from imcl_core.errors import ImclError
 from imcl_core.ledger import Record
+from imcl_core.neighbours import NeighbourSettings
 from imcl_core.population import MultiInstance, PopulationSettings, Tree
 from imcl_core.recipes import RunConfig
 from imcl_core.training import train
@@ -12,6 +13,7 @@ __all__ = [
     "ImclError",
     "MethodSettings",
     "MultiInstance",
+    "NeighbourSettings",
     "PopulationSettings",
     "Record",
     "RunConfig",

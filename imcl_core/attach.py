@@ -182,7 +182,7 @@ class Trace:
             output = calls[0].output
             shape = "no single tensor" if output is None else f"shape (B, {', '.join(map(str, output.shape[1:]))})"
             return (
-                f"Layer {name!r} returns {shape}, where mid and pull-push need maps (B, C, H, W) or tokens "
+                f"Layer {name!r} returns {shape}, where local losses need maps (B, C, H, W) or tokens "
                 "(B, T, C): leave it out of `layers`."
             )
         return None

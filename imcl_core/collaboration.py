@@ -1,5 +1,6 @@
-"""Attaches any subset of the four collaborations to a network, with gradients that stay where the paper keeps them."""
+"""Attaches any subset of the four collaborations, and of their neighbours, to a network; local gradients stay local."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,24 +13,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imcl_core import losses
+from imcl_core import losses, neighbours
 from imcl_core.attach import Layer, Trace, check_logits, find_modules, has_dropout
 from imcl_core.cost import count
 from imcl_core.errors import ImclError, check_choice, nearest
 from imcl_core.heads import LocalClassifier, Projection, hierarchical_dropout
+from imcl_core.neighbours import NEIGHBOURS, NeighbourSettings, PredSimHead
 from imcl_core.networks import Network
-from imcl_core.settings import Settings, setting
+from imcl_core.settings import setting
 
 METHODS = ("out", "mid", "pull-push", "kernel")
+LOCAL = ("mid", "pull-push", "predsim", "hsic")  # on every layer, with gradients that stay there
+AT_ENDS = ("spatial-dropout", "dropblock", "deep-supervision")  # behind the last layers of groups
 _NAME = {
-    "layers": "Name the modules that mid and pull-push attach to: Collaboration(..., layers=['layer1', ...]).",
+    "layers": "Name the modules to attach to: Collaboration(..., layers=['layer1', ...]).",
     "kernels": "Name the convolutions that kernel regularises: Collaboration(..., kernels=['layer4.0.conv1']).",
+}
+_NO_PLACE = {
+    "decov": (
+        "decov compares the hidden units of a classifier, and the network ends in no nn.Sequential with a hidden "
+        "layer: give it one made by imcl_core.heads.make_classifier."
+    ),
+    "deep-supervision": (
+        "deep-supervision puts classifiers on all map sizes but the last, and the layers of this network have one: "
+        "leave it out, or try mid."
+    ),
 }
 _ONCE = "The loss of a Collaboration can be differentiated once: call it again for a new loss."
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodSettings(Settings):
+class MethodSettings(NeighbourSettings):
     """The settings of the four terms; where the paper is silent they are the decisions of the book's page."""
 
     out_branches: int = setting(2, "masks drawn at each dropout layer, K")
@@ -51,19 +65,20 @@ class MethodSettings(Settings):
 
 
 def parse_methods(methods: str) -> tuple[str, ...]:
-    """`"kernel+mid"` to `("mid", "kernel")`, in the paper's order; `"baseline"` to `()`."""
+    """`"kernel+mid"` to `("mid", "kernel")`, the paper's first, in its order; `"baseline"` to `()`."""
+    known = (*METHODS, *NEIGHBOURS)
     terms = [term.strip() for term in methods.split("+")]
     if terms == ["baseline"]:
         return ()
     for term in terms:
-        if term not in METHODS:
+        if term not in known:
             raise ImclError(
-                f"Unknown method {term!r} in {methods!r}.{nearest(term, (*METHODS, 'baseline'))} "
-                f"Use 'baseline' or any of {', '.join(METHODS)} joined by '+'."
+                f"Unknown method {term!r} in {methods!r}.{nearest(term, (*known, 'baseline'))} "
+                f"Use 'baseline' or any of {', '.join(known)} joined by '+'."
             )
     if len(set(terms)) < len(terms):
         raise ImclError(f"{methods!r} names a method twice: name each once.")
-    return tuple(m for m in METHODS if m in terms)
+    return tuple(m for m in known if m in terms)
 
 
 class _TwoOutputs(torch.autograd.Function):
@@ -141,11 +156,14 @@ def _replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
 
 
 class Collaboration(nn.Module):
-    """A classifier with any subset of the paper's four losses attached for training.
+    """A classifier with any subset of the paper's four losses, and of their neighbours, attached for training.
 
     ``loss = collaboration(images, labels); loss.backward()`` is the whole objective and all its gradients: those of
     `mid` and `pull-push` reach only the layer they belong to and its head, those of `kernel` only its convolution.
     `network` stays the plain model: use it, or `collaboration(images)`, for inference, and save its `state_dict`.
+    The neighbours are those of `imcl_core.neighbours`: `predsim` and `hsic` are local too; `spatial-dropout`,
+    `dropblock` and `cutout` change features or images, in training mode only. Set `progress` as training goes on, from
+    0 to 1: DropBlock's portion and the weight of deep supervision follow it.
 
     After each call: `terms`, the value of every term by name (``"hard"`` or ``"out"``, ``"mid/<layer>"``,
     ``"pull-push/<layer>"``, ``"kernel/<layer>"``), and `logits`, (B, m), the network's own prediction; both detached.
@@ -157,16 +175,17 @@ class Collaboration(nn.Module):
 
     Args:
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
-        methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"``.
+        methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"`` or ``"out+cutout"``.
         settings: weights, temperatures and shapes of the terms.
-        layers: names or patterns (``"layer[34].*"``, see `imcl_core.attach.find_modules`) of the modules that `mid` and
-            `pull-push` attach to; each returns maps (B, C, H, W) or tokens (B, T, C), and its local gradients reach
-            just its own parameters. Default: the network's layers or blocks, by `settings.attach` and the rule of
-            `imcl_core.attach`.
+        layers: names or patterns (``"layer[34].*"``, see `imcl_core.attach.find_modules`) of the modules that `mid`,
+            `pull-push`, `predsim` and `hsic` attach to, the other neighbours to the last of each map size; each returns
+            maps (B, C, H, W) or tokens (B, T, C), and its local gradients reach just its own parameters. Default:
+            the network's layers or blocks, by `settings.attach` and the rule of `imcl_core.attach`.
         kernels: names or patterns of the convolutions or linear layers of `kernel`. Default: the convolutions wider
             than 1×1 of the last two groups of layers, or, where there are none, the 1×1 ones and the linear layers.
         classifier: name of the `nn.Sequential` with dropout that `out` branches. Default: the one that returns the
             logits; a network without one can be given one made by `imcl_core.heads.make_classifier`.
+        teacher: for `kd`, a trained network; a frozen copy of it is kept here, in evaluation mode.
         image_shape: (channels, height, width) of the images.
         seed: of the heads' own random stream: attaching them leaves every other draw as it was.
 
@@ -183,6 +202,7 @@ class Collaboration(nn.Module):
         layers: str | Sequence[str] | None = None,
         kernels: str | Sequence[str] | None = None,
         classifier: str | None = None,
+        teacher: nn.Module | None = None,
         image_shape: tuple[int, int, int] = (3, 32, 32),
         seed: int = 0,
     ):
@@ -192,19 +212,29 @@ class Collaboration(nn.Module):
         check_choice("place to attach to (setting attach)", self.settings.attach, ("layers", "blocks"))
         self.image_shape = tuple(image_shape)
         self._layers: list[Layer] = []
+        self._places: dict[str, list[Layer]] = {}
         self.kernels: list[str] = []
         self.classifier = classifier or "classifier"
         self.heads = nn.ModuleDict()
         self.terms: dict[str, Tensor] = {}
         self.logits: Tensor | None = None
+        self.progress = 0.0
+        self.teacher = _frozen(teacher) if "kd" in self.methods else None
         if self.methods:
             self._attach(layers, kernels, classifier)
             self._make_heads(seed)
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that `mid` and `pull-push` attach to, in order of depth."""
+        """Names of the layers with local losses, in order of depth."""
         return [layer.name for layer in self._layers]
+
+    def train(self, mode: bool = True) -> "Collaboration":
+        """As of any module; a teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The objective, a scalar, of `images` (B, C, H, W) and `labels` (B,); without labels, logits (B, m)."""
@@ -217,7 +247,9 @@ class Collaboration(nn.Module):
     def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
         self._check_batch(images, labels)
-        plain = not {"out", "mid", "pull-push"} & set(self.methods)
+        if self.training and "cutout" in self.methods:
+            images = neighbours.cutout(images, self.settings.cutout_size)
+        plain = set(self.methods) <= {"kernel", "cutout", "kd"}
         local, predictions = self._run(images) if plain else self._run_eagerly(images)
         _check_range(labels, predictions.shape[2])
         with torch.autocast(images.device.type, enabled=False):
@@ -228,6 +260,12 @@ class Collaboration(nn.Module):
                 terms |= self._pull_push_terms(local, images, labels)
             for name in self.kernels:
                 terms[f"kernel/{name}"] = self.settings.kernel_weight * _kernel_loss(self._module(name))
+            if "kd" in self.methods:
+                alpha, taught = self.settings.kd_alpha, local["kd"]
+                terms |= {name: (1 - alpha) * terms[name] for name in ("hard", "out") if name in terms}
+                terms["kd"] = alpha * neighbours.distillation_loss(taught, predictions, self.settings.kd_temperature)
+            if any(method in NEIGHBOURS for method in self.methods):
+                terms |= self._neighbour_terms(local, images, labels)
         return terms
 
     def _run(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -237,6 +275,8 @@ class Collaboration(nn.Module):
         with ExitStack() as stack:
             for layer in self._layers:
                 stack.enter_context(self._tapped(layer, features, local))
+            for layer, act in self._acts(local):
+                stack.enter_context(self._behind(layer, act))
             if "out" in self.methods:
                 stack.enter_context(self._branched())
             predictions = self.network(images)
@@ -252,6 +292,9 @@ class Collaboration(nn.Module):
                     f"The network changes what layer {layer.name!r} returns in place, in training only: pass "
                     "inplace=False to the module behind it."
                 )
+        if self.teacher is not None:
+            with torch.no_grad():
+                local["kd"] = check_logits(self.teacher(images), len(images))
         return local, predictions
 
     @torch.compiler.disable
@@ -267,7 +310,7 @@ class Collaboration(nn.Module):
         source = self._module(layer.source)
         modules = [self._module(name) for name in layer.modules]
         parameters = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
-        plain_forward, calls = source.forward, itertools.count()
+        plain_forward = source.forward
 
         def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
             features[layer.name] = for_losses, for_losses._version
@@ -277,18 +320,40 @@ class Collaboration(nn.Module):
         def forward(*inputs: Tensor) -> Tensor:
             return keep(*_TwoOutputs.apply(plain_forward, layer.changed, len(inputs), *inputs, *parameters))
 
-        def tap(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
-            return keep(*_Tap.apply(layer.changed, output, *parameters)) if next(calls) == layer.call else None
+        def tap(output: Tensor) -> Tensor:
+            return keep(*_Tap.apply(layer.changed, output, *parameters))
 
-        if layer.alone:
-            with _replaced_forward(source, forward):
-                yield
-        else:
-            hook = source.register_forward_hook(tap)
-            try:
-                yield
-            finally:
-                hook.remove()
+        with _replaced_forward(source, forward) if layer.alone else self._behind(layer, tap):
+            yield
+
+    @contextmanager
+    def _behind(self, layer: Layer, act: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Calls `act` on what a layer returns; what `act` returns, if anything, takes its place."""
+        calls = itertools.count()
+
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+            return act(output) if next(calls) == layer.call else None
+
+        handle = self._module(layer.source).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _acts(self, local: dict[str, Tensor]) -> Iterator[tuple[Layer, Callable[[Tensor], Tensor | None]]]:
+        """What neighbours do behind layers: read features into `local`, then change them, in training mode."""
+        s = self.settings
+        for layer in self._at("decov"):
+            yield layer, functools.partial(_read, neighbours.decov_loss, f"decov/{layer.name}", layer, local)
+        for layer in self._at("deep-supervision"):
+            head = self.heads[_key("deep-supervision", layer.name)]
+            yield layer, functools.partial(_read, head, f"deep-supervision/{layer.name}", layer, local)
+        if self.training:
+            for layer in self._at("spatial-dropout"):
+                yield layer, functools.partial(F.dropout2d, p=s.spatial_rate)
+            for layer in self._at("dropblock"):
+                rate = s.dropblock_rate * self.progress
+                yield layer, functools.partial(neighbours.drop_blocks, rate=rate, size=s.dropblock_size)
 
     @contextmanager
     def _branched(self) -> Iterator[None]:
@@ -301,7 +366,8 @@ class Collaboration(nn.Module):
             yield
 
     def _local(self, layer: Layer, output: Tensor) -> dict[str, Tensor]:
-        """What a layer's heads make of its output: logits (B, m) for `mid`, a similarity (B, B) for `pull-push`.
+        """What a layer's heads make of its output: logits (B, m) for `mid`, a similarity (B, B) for `pull-push`; both
+        for `predsim`, and a kernel (B, B) for `hsic`.
 
         They run right behind their layer, so that backward reaches them just before it: run at the end, the gradients
         of all layers' outputs would wait in memory at once.
@@ -313,6 +379,11 @@ class Collaboration(nn.Module):
             projected = self.heads[_key("pull-push", layer.name)](maps)
             with torch.autocast(output.device.type, enabled=False):
                 local[f"pull-push/{layer.name}"] = losses.similarity_matrix(projected, self.settings.pp_centre)
+        if "predsim" in self.methods:
+            local[f"predsim/{layer.name}"], compared = self.heads[_key("predsim", layer.name)](maps)
+            local[f"similarity/{layer.name}"] = losses.similarity_matrix(compared)
+        if "hsic" in self.methods:
+            local[f"hsic/{layer.name}"] = neighbours.normalised_kernel(maps, self.settings.hsic_sigma)
         return local
 
     def _output_term(self, predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -347,6 +418,27 @@ class Collaboration(nn.Module):
             for i, name in enumerate(self.layers)
         }
 
+    @torch.compiler.disable
+    def _neighbour_terms(self, local: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms of those on layers; `progress` is a number that changes, so this is not compiled."""
+        s = self.settings
+        terms = {f"decov/{layer.name}": s.decov_weight * local[f"decov/{layer.name}"] for layer in self._at("decov")}
+        deep = s.deep_weight * (1 - self.progress if s.deep_decay else 1)
+        for layer in self._at("deep-supervision"):
+            name = f"deep-supervision/{layer.name}"
+            terms[name] = deep * losses.hard_loss(local[name], labels)
+        one_hot = F.one_hot(labels, self.logits.shape[1]).to(self.logits.dtype)
+        if "predsim" in self.methods:
+            target = losses.similarity_matrix(one_hot)
+            for name in self.layers:
+                parts = local[f"predsim/{name}"], local[f"similarity/{name}"], labels, target
+                terms[f"predsim/{name}"] = s.predsim_weight * neighbours.predsim_loss(*parts, s.predsim_beta)
+        if "hsic" in self.methods:
+            x, y = (neighbours.normalised_kernel(values, s.hsic_sigma) for values in (images, one_hot))
+            for name in self.layers:
+                terms[f"hsic/{name}"] = s.hsic_weight * neighbours.hsic_loss(local[f"hsic/{name}"], x, y, s.hsic_beta)
+        return terms
+
     def cost(self, batch_size: int = 128) -> pd.DataFrame:
         """What the network costs, and what each term adds to it, counted without running it: a row each.
 
@@ -358,13 +450,16 @@ class Collaboration(nn.Module):
             with self._branched():
                 branched = count(self._whole(batch_size), self)
             rows["out"] = (0, branched[0] - rows["network"][1], branched[1] - rows["network"][2])
-        for method in (m for m in ("mid", "pull-push") if m in self.methods):
-            for layer in self._layers:
-                head = self.heads[_key(method, layer.name)]
+        for method in self.methods:
+            for layer in self._layers if method in LOCAL else self._at(method):
+                head = self.heads[_key(method, layer.name)] if _key(method, layer.name) in self.heads else nn.Identity()
                 term = functools.partial(_head_term, method, head, (batch_size, *layer.shape))
                 rows[f"{method}/{layer.name}"] = (_size(head), *count(term, self))
         for name in self.kernels:
             rows[f"kernel/{name}"] = (0, *count(lambda _, name=name: _kernel_loss(self._module(name)), self))
+        if self.teacher is not None:
+            taught = torch.no_grad()(lambda make: self.teacher(make(batch_size, *self.image_shape)))
+            rows["kd"] = (_size(self.teacher), *count(taught, self))
         return pd.DataFrame.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
 
     def _whole(self, batch_size: int) -> Callable:
@@ -377,8 +472,9 @@ class Collaboration(nn.Module):
                 f"Labels must be class indices, int64 of shape ({len(images)},) for {len(images)} images; got "
                 f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
             )
-        if len(images) < (2 if "pull-push" in self.methods else 1):
-            why = "pull-push compares images with one another" if len(images) else "there is nothing to learn from"
+        comparing = next((m for m in ("pull-push", "decov", "predsim", "hsic") if m in self.methods), None)
+        if len(images) < (2 if comparing else 1):
+            why = f"{comparing} compares images with one another" if len(images) else "there is nothing to learn from"
             raise ImclError(f"A batch of {len(images)} is too small, {why}: leave the last one out (drop_last=True).")
         if self.heads and images.shape[2:] != self.image_shape[1:]:
             raise ImclError(
@@ -392,11 +488,13 @@ class Collaboration(nn.Module):
         makers = {
             "mid": lambda c, size: LocalClassifier(c, size, self._num_classes, s.mid_pool, s.mid_width),
             "pull-push": lambda c, _: Projection(c),
+            "deep-supervision": lambda c, size: LocalClassifier(c, size, self._num_classes),
+            "predsim": lambda c, size: PredSimHead(c, size, self._num_classes, s.predsim_features),
         }
         with torch.random.fork_rng(devices=[]):
             for method in (m for m in makers if m in self.methods):
                 torch.manual_seed(seed)  # a method's heads are the same whichever others are on
-                for layer in self._layers:
+                for layer in self._places.get(method, self._layers):
                     channels, *size = layer.shape
                     head = makers[method](channels, tuple(size)).to(parameter.device, parameter.dtype)
                     self.heads[_key(method, layer.name)] = head
@@ -412,21 +510,49 @@ class Collaboration(nn.Module):
             if layers is None:
                 layers = list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
             kernels = _spatial_kernels(self.network) if kernels is None else kernels
-        local, kernel = bool({"mid", "pull-push"} & set(self.methods)), "kernel" in self.methods
-        _check_names(self.network, ({"layers": layers} if local else {}) | ({"kernels": kernels} if kernel else {}))
+        on_layers, kernel = bool({*LOCAL, *AT_ENDS} & set(self.methods)), "kernel" in self.methods
+        _check_names(self.network, ({"layers": layers} if on_layers else {}) | ({"kernels": kernels} if kernel else {}))
         if "out" in self.methods and classifier is not None:
             _check_classifier(self.network, classifier)
         trace = Trace(self.network, self.image_shape)
         self._num_classes = trace.logits.shape[1]
-        if local:
-            self._layers = trace.layers(self.settings.attach) if layers is None else trace.named_layers(layers)
+        found = []
+        if on_layers:
+            found = trace.layers(self.settings.attach) if layers is None else trace.named_layers(layers)
         if kernel:
             self.kernels = trace.kernels() if kernels is None else trace.named_kernels(kernels)
-        for argument, wanted, found in (("layers", local, self._layers), ("kernels", kernel, self.kernels)):
-            if wanted and not found:
+        for argument, wanted, names in (("layers", on_layers, found), ("kernels", kernel, self.kernels)):
+            if wanted and not names:
                 raise ImclError(_NAME[argument])
+        self._layers = found if {*LOCAL} & set(self.methods) else []
+        self._places = self._find_places(trace, found)
         if "out" in self.methods:
             self.classifier = classifier or trace.classifier()
+
+    def _find_places(self, trace: Trace, layers: list[Layer]) -> dict[str, list[Layer]]:
+        """The layers behind which a neighbour reads or changes features; `ImclError` where it cannot."""
+        ends = list({layer.shape[1:]: layer for layer in layers}.values())  # the last of each map size
+        places = {
+            "decov": _hidden_layers(trace),
+            "deep-supervision": ends[:-1],
+            "spatial-dropout": ends[-self.settings.spatial_groups :],
+            "dropblock": ends[-self.settings.dropblock_groups :],
+        }
+        places = {method: found for method, found in places.items() if method in self.methods}
+        for method, found in places.items():
+            if not found:
+                raise ImclError(_NO_PLACE[method])
+            for layer in found:
+                if method in ("spatial-dropout", "dropblock") and layer.layout != "maps":
+                    raise ImclError(
+                        f"{method} drops parts of maps (B, C, H, W), and layer {layer.name!r} returns {layer.layout}: "
+                        "leave it out."
+                    )
+        return places
+
+    def _at(self, method: str) -> list[Layer]:
+        """The layers of a neighbour, as `_find_places` found them; none where it is off."""
+        return self._places.get(method, [])
 
     def _module(self, name: str) -> nn.Module:
         return self.network.get_submodule(name)
@@ -439,6 +565,32 @@ def _check_plain(network: nn.Module) -> None:
             f"The network is wrapped in {type(network).__name__}: attach to the plain network, and wrap the "
             "Collaboration instead."
         )
+
+
+def _frozen(teacher: nn.Module | None) -> nn.Module:
+    """A copy of a trained network that does not learn."""
+    if teacher is None:
+        raise ImclError("kd learns from a trained network: Collaboration(..., teacher=network).")
+    _check_plain(teacher)
+    return copy.deepcopy(teacher).eval().requires_grad_(False)
+
+
+def _hidden_layers(trace: Trace) -> list[Layer]:
+    """The hidden fully connected layers, with their activations, of the innermost `nn.Sequential` with the logits."""
+    for sequential in (c for c in trace.calls if c.output is trace.logits and isinstance(c.module, nn.Sequential)):
+        parts = [c for c in trace.calls if c.name.rpartition(".")[0] == sequential.name and c is not sequential]
+        last = max((i for i, c in enumerate(parts) if isinstance(c.module, nn.Linear)), default=0)
+        hidden = []
+        for linear, after in itertools.pairwise(parts[: last + 1]):
+            if isinstance(linear.module, nn.Linear):
+                end = linear if isinstance(after.module, nn.Linear | nn.Dropout) else after
+                shape = (linear.module.out_features, 1, 1)
+                hidden.append(
+                    Layer(name=linear.name, modules=(linear.name,), source=end.name, call=end.number, shape=shape)
+                )
+        if hidden:
+            return hidden
+    return []
 
 
 def _check_names(network: nn.Module, named: dict[str, str | Sequence[str] | None]) -> None:
@@ -473,7 +625,21 @@ def _size(module: nn.Module) -> int:
 def _head_term(method: str, head: nn.Module, shape: tuple[int, ...], make: Callable[..., Tensor]) -> Tensor:
     """A head and the part of its loss that grows with the features, for `cost`."""
     output = head(make(*shape))
-    return output if method == "mid" else losses.similarity_matrix(output)
+    measures = {
+        "pull-push": losses.similarity_matrix,
+        "predsim": lambda both: losses.similarity_matrix(both[1]),
+        "hsic": neighbours.normalised_kernel,
+        "decov": lambda h: neighbours.decov_loss(h.flatten(1)),
+        "spatial-dropout": F.dropout2d,
+        "dropblock": lambda maps: maps * torch.ones_like(maps),
+    }
+    return measures[method](output) if method in measures else output
+
+
+def _read(take: Callable[[Tensor], Tensor], name: str, layer: Layer, local: dict[str, Tensor], output: Tensor) -> None:
+    """Keeps in `local` what `take` makes of a layer's output, which stays as it is."""
+    features = output.clone() if layer.changed else output
+    local[name] = take(features if features.ndim == 2 else layer.as_maps(features))
 
 
 def _kernel_loss(module: nn.Module) -> Tensor:

@@ -48,13 +48,14 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
         step = _Step(collaboration, config, half)
         step(images, labels)  # makes gradients and momentum
         parameters = list(collaboration.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]  # a teacher has none
         weights = _bytes(parameters)
         activations = _saved_bytes(step, images, labels, parameters)
         momentum = [state["momentum_buffer"] for state in step.optimizer.state.values()]
-        with _LiveBytes([images, *parameters, *(p.grad for p in parameters), *momentum]) as live:
+        with _LiveBytes([images, *parameters, *gradients, *momentum]) as live:
             step(images, labels)
-    kept = 2 * weights + _bytes(momentum) + activations
-    return Memory(weights, weights, _bytes(momentum), activations, live.peak - kept)
+    kept = weights + _bytes(gradients) + _bytes(momentum) + activations
+    return Memory(weights, _bytes(gradients), _bytes(momentum), activations, live.peak - kept)
 
 
 def splits(config: RunConfig) -> list[str]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from imcl_core.collaboration import METHODS, MethodSettings, parse_methods
+from imcl_core.collaboration import AT_ENDS, LOCAL, METHODS, MethodSettings, parse_methods
 from imcl_core.errors import ImclError, check_choice, nearest
+from imcl_core.neighbours import NEIGHBOURS
 from imcl_core.networks import MODELS
 from imcl_core.population import PATTERNS, PopulationSettings
 from imcl_core.settings import setting
@@ -75,15 +76,19 @@ def canonical(methods: str) -> str:
     """One spelling for each: `"kernel+mid"` to `"mid+kernel"`; raises `ImclError` on what is no method."""
     if methods.strip() in STRUCTURES:
         return methods.strip()
+    joinable = (*METHODS, *NEIGHBOURS)
     terms = [term.strip() for term in methods.split("+")]
     for term in terms:
         if term in STRUCTURES:
-            raise ImclError(f"{term} cannot be joined with other methods ({methods!r}): train it alone.")
-        if term not in (*METHODS, "baseline"):
-            known = (*METHODS, "baseline", *STRUCTURES)
+            raise ImclError(
+                f"{term} cannot be joined with other methods ({methods!r}), being a network to compare with: train it "
+                "alone."
+            )
+        if term not in (*joinable, "baseline"):
+            known = (*joinable, "baseline", *STRUCTURES)
             raise ImclError(
                 f"Unknown method {term!r} in {methods!r}.{nearest(term, known)} Use baseline, any of "
-                f"{', '.join(METHODS)} joined by '+', or one of {', '.join(STRUCTURES)}."
+                f"{', '.join(joinable)} joined by '+', or one of {', '.join(STRUCTURES)}."
             )
     return "+".join(parse_methods(methods)) or "baseline"
 
@@ -99,7 +104,8 @@ class RunConfig(MethodSettings, PopulationSettings):
     dataset: str = setting("digits", f"one of {', '.join(DATASETS)}")
     model: str = setting("resnet18", f"one of {', '.join(MODELS)}")
     methods: str = setting(
-        "baseline", "'baseline', any of out, mid, pull-push, kernel joined by '+', or baseline-2x, tree, multi-instance"
+        "baseline",
+        f"'baseline', any of {', '.join((*METHODS, *NEIGHBOURS))} joined by '+', or {', '.join(STRUCTURES)}",
     )
     seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
     noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
@@ -159,17 +165,26 @@ class RunConfig(MethodSettings, PopulationSettings):
             "hidden": (1, 1 << 20),
             "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
             "pop_heads": (2, 16),
+            "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
+            "spatial_groups": (0, 1 << 20), "dropblock_groups": (0, 1 << 20), "cutout_size": (1, 1 << 20),
+            "predsim_beta": (0, 1), "predsim_features": (1, 1 << 40), "kd_alpha": (0, 1), "kd_seed": (0, 2**31),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
-        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature"):
+        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
             if not getattr(self, name) > 0:
                 raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
 
     @property
     def recipe(self) -> Recipe:
         return RECIPES[self.dataset]
+
+    @property
+    def teacher(self) -> "RunConfig":
+        """The baseline whose network teaches in `kd`: this run without its methods, with another seed."""
+        plain = replace(self, methods="baseline", seed=self.seed + self.kd_seed)
+        return RunConfig(**plain.identity())
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -182,9 +197,9 @@ class RunConfig(MethodSettings, PopulationSettings):
         the records made before keep their names.
         """
         on = self.methods.split("+")
-        prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"}
+        prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"} | NEIGHBOURS
         off = tuple(prefix for method, prefix in prefixes.items() if method not in on)
-        if not {"mid", "pull-push"} & set(on):
+        if not {*LOCAL, *AT_ENDS} & set(on):
             off += ("attach",)
         if self.methods not in PATTERNS:
             off += ("pop_",)

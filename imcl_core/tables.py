@@ -371,7 +371,8 @@ def _moments(differences: Iterable[float]) -> dict[str, float | None]:
 
 
 def _in_order(config: RunConfig) -> tuple:
-    return DATASETS.index(config.dataset), config.model, config.noise, METHODS.index(config.methods)
+    known = METHODS.index(config.methods) if config.methods in METHODS else len(METHODS)
+    return DATASETS.index(config.dataset), config.model, config.noise, known, config.methods
 
 
 TABLES: dict[str, Callable[[Ledger], Table]] = {

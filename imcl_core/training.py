@@ -27,6 +27,9 @@ from imcl_core.population import PATTERNS, Population
 from imcl_core.recipes import RunConfig
 from imcl_core.steps import make_step
 
+# A captured step repeats the numbers it was captured with, which change from step to step here; hsic's solver may wait.
+UNCAPTURED = {"dropblock", "deep-supervision", "hsic"}
+
 
 def train(
     config: RunConfig,
@@ -44,6 +47,8 @@ def train(
     `<name>.network.pt`, the plain network's weights, and `<name>.npz`, small arrays of it for figures. An interrupted
     run resumes from its checkpoint and gives the same record; a finished one is not trained again. On a CPU the record
     depends on the configuration and the number of threads alone.
+
+    The teacher of `kd`, a baseline, is taken from `out`, or trained first: `config.teacher`.
 
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
 
@@ -68,8 +73,12 @@ def train(
             progress=progress and rank == 0,
         )
         cuda = [device] if device.type == "cuda" else []
+        taught = {"out": out, "data_folder": data_folder, "device": device, "progress": progress and rank == 0}
+        teacher = _teacher_weights(config, **taught) if "kd" in config.methods.split("+") else None
         with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
             run = Run(config, data, device)
+            if teacher:
+                run.collaboration.teacher.load_state_dict(teacher)
             if files and files.checkpoint.exists():
                 run.load_state_dict(checkpoints.load(files.checkpoint, device))
             run.finish(writes, progress and rank == 0, after_epoch)
@@ -79,6 +88,15 @@ def train(
             ledger.write(run.record(), files.folder)  # last: what has a record is finished
             files.checkpoint.unlink(missing_ok=True)
     return (run.record(), run.collaboration) if return_collaboration else run.record()
+
+
+def _teacher_weights(config: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
+    """Those of the teacher of `config`, from its finished run in `out`, else trained now."""
+    files = Files(Path(out), config.teacher.name) if out is not None else None
+    if files and files.record.exists() and files.network.exists():
+        return torch.load(files.network, weights_only=True)
+    _, trained = train(config.teacher, out=out, **options, return_collaboration=True)
+    return trained.network.state_dict()
 
 
 @contextmanager
@@ -142,7 +160,8 @@ class Run:
             seed=config.seed,
         )
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
-        self.step = make_step(self.collaboration, self.batches, config, device)
+        uncaptured = UNCAPTURED & set(config.methods.split("+"))
+        self.step = make_step(self.collaboration, self.batches, config, device, False if uncaptured else None)
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
 
@@ -177,8 +196,9 @@ class Run:
         self.batches.draw(epoch)
         self.step.set_lr(self.config.lr_at(epoch))
         self.collaboration.train()
-        rows = []
-        for start in range(0, len(self.batches) * self.config.batch_size, self.config.batch_size):
+        rows, images = [], len(self.batches) * self.config.batch_size
+        for start in range(0, images, self.config.batch_size):
+            self.collaboration.progress = (epoch + start / images) / self.config.epochs
             rows.append(self.step(start))
             bar.update(self.config.batch_size)
         values = torch.stack(rows).double()
@@ -270,7 +290,8 @@ def assemble(config: RunConfig, num_classes: int, image_shape: tuple[int, int, i
     if config.methods in PATTERNS:
         return PATTERNS[config.methods](network, settings=config, seed=config.seed)
     methods = "baseline" if config.methods == "baseline-2x" else config.methods
-    return Collaboration(network, methods, settings=config, image_shape=image_shape, seed=config.seed)
+    options = {"settings": config, "image_shape": image_shape, "seed": config.seed}
+    return Collaboration(network, methods, teacher=network, **options)  # for kd a copy, whose weights `train` loads
 
 
 def _stream(seed: int, epoch: int) -> int:

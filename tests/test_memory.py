@@ -129,3 +129,10 @@ def test_measuring_needs_a_gpu(capsys):
 def test_counted_and_measured_agree_on_a_gpu(methods):
     config = RunConfig(methods=methods, **SMALL)
     assert memory.count(config).total == pytest.approx(memory.measure(config), rel=0.1)
+
+
+def test_a_teacher_counts_as_weights_without_gradients():
+    case = {"dataset": "cifar100", "width": 0.125, "batch_size": 8}
+    plain, taught = (memory.count(RunConfig(methods=methods, **case)) for methods in ("baseline", "kd"))
+    assert taught.weights == 2 * plain.weights
+    assert taught.gradients == plain.gradients and taught.optimizer == plain.optimizer
