@@ -2,6 +2,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 PORT ?= 8000
+COLAB_PYTHON ?= newest
 
 PY := .venv/bin/python
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
@@ -14,7 +15,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test site serve pdf clean
+.PHONY: help setup book test colab site serve pdf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -51,6 +52,9 @@ test: setup ## prove it right: style, tests, notebooks, the book without a warni
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env notebooks
 	@$(MAKE) --no-print-directory site
+
+colab: setup ## run every notebook as Colab would: its packages in a fresh environment, an empty folder
+	IMCL_COLAB=$(COLAB_PYTHON) $(PY) -m pytest -n $(JOBS) tests/test_colab.py
 
 serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }

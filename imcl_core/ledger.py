@@ -136,7 +136,7 @@ class Ledger:
     cell. So ten thousand records of a search for weights cost a table of other runs next to nothing.
     """
 
-    _NAME = re.compile(r"(([^-]+)-([^-]+)-(.+?)(?:-noise([\d.e-]+))?-([a-z]+))-seed(\d+)-[0-9a-f]{12}")
+    _NAME = re.compile(r"(([^-]+)-([^-]+)-(.+?)(?:-noise([\d.e-]+))?-([a-z0-9]+))-seed(\d+)-[0-9a-f]{12}")
 
     def __init__(self, *folders: str | Path):
         self._files: dict[str, list[tuple[int, Path]]] = {}

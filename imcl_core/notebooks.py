@@ -1,6 +1,6 @@
 """Notebooks: executed through papermill, normalised so that a re-run changes no byte, and checked.
 
-`python -m imcl_core.notebooks execute|check|normalise` is what the Makefile calls.
+`python -m imcl_core.notebooks execute|check|normalise|colab` is what the Makefile and CONTRIBUTING.md call.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from typing import Any
 import nbformat
 import papermill
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
+from imcl_core import colab
 from imcl_core.errors import ImclError, nearest
 from imcl_core.files import write_whole
 
@@ -36,7 +38,7 @@ LANGUAGE_INFO = {
     "pygments_lexer": "ipython3",
 }
 NOTEBOOK_METADATA = ("accelerator", "colab", "mystnb")  # kept beside the two above
-CELL_METADATA = ("mystnb", "tags")
+CELL_METADATA = ("cellView", "jupyter", "mystnb", "tags")  # the first two fold a cell on Colab and in Jupyter Lab
 INJECTED, FAILED = "injected-parameters", "papermill-error-cell-tag"
 LARGEST_OUTPUT = 1_000_000  # bytes of one cell's outputs
 
@@ -249,8 +251,12 @@ def execution(path: Path, seconds: float) -> dict[str, str | int]:
 
 
 def code_digest(path: Path) -> str:
-    """Hash of what a notebook's code cells say: tells whether a recorded execution is of this code."""
-    return hashlib.sha256("\0".join(cell.source for cell in _code(read(path))).encode()).hexdigest()[:12]
+    """Hash of what a notebook's code cells say: tells whether a recorded execution is of this code.
+
+    The cell for Colab does nothing in an execution, and does not count.
+    """
+    sources = [cell.source for cell in _code(read(path)) if not _is_for_colab(cell)]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
 
 
 def _timed(path: Path) -> tuple[float, str]:
@@ -294,6 +300,21 @@ def _write_object(path: Path, content: Mapping[str, Any]) -> None:
     _write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
+def for_colab(notebook: NotebookNode) -> NotebookNode:
+    """A copy in normal form whose first code cell, below the title, is the one of `colab.cell`.
+
+    Any older one goes. The new one counts as executed, without outputs: that is what executing it here gives.
+    """
+    rest = [cell for cell in notebook.cells if not _is_for_colab(cell)]
+    source = colab.cell(Path(__file__).parents[1] / "_config.yml")
+    first = new_code_cell(source, execution_count=1, metadata={"tags": colab.TAGS})
+    return normalise(nbformat.from_dict({**notebook, "cells": [*rest[:1], first, *rest[1:]]}))
+
+
+def _is_for_colab(cell: NotebookNode) -> bool:
+    return colab.TAGS[0] in _tags(cell)
+
+
 def check(paths: Iterable[Path | str]) -> list[str]:
     """What must be mended before these notebooks go into the book: a sentence a finding, or nothing."""
     findings = []
@@ -304,10 +325,18 @@ def check(paths: Iterable[Path | str]) -> list[str]:
             findings.append(str(error))
             continue
         found = [*_check_run(notebook), *_check_outputs(notebook), *_check_text(notebook)]
+        if _lacks_the_cell_for_colab(notebook):
+            found.append(f"must begin with the cell for Colab: run `python -m imcl_core.notebooks colab {path}`.")
         if dumps(normalise(notebook)) != Path(path).read_text(encoding="utf-8"):
             found.append(f"is not in normal form: run `python -m imcl_core.notebooks normalise {path}`.")
         findings += [f"{path} {finding}" for finding in found]
     return findings
+
+
+def _lacks_the_cell_for_colab(notebook: NotebookNode) -> bool:
+    """Whether it uses this package, and its first code cell is not the one that fetches it where it is missing."""
+    now, right = ([(c.source, c.get("outputs")) for c in n.cells] for n in (notebook, for_colab(notebook)))
+    return now != right and any(re.search(r"\bimcl_core\b", cell.source) for cell in _code(notebook))
 
 
 def _check_run(notebook: NotebookNode) -> Iterable[str]:
@@ -371,15 +400,17 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--record", type=Path, help="file that gets each run's seconds, hardware, versions and day")
     commands.add_parser("check", help="refuse what must not go into the book")
     commands.add_parser("normalise", help="take out what differs from one run to the next")
+    commands.add_parser("colab", help="put in, or bring up to date, the first code cell, which readies Colab")
     for command in commands.choices.values():
         command.add_argument("paths", nargs="+", type=Path)
     options = parser.parse_args(arguments)
     try:
         if options.command == "execute":
             execute_all(options.paths, options.jobs, options.cache, options.record)
-        elif options.command == "normalise":
+        elif options.command in ("normalise", "colab"):
+            change = {"normalise": normalise, "colab": for_colab}[options.command]
             for path in options.paths:
-                _write_if_changed(path, dumps(normalise(read(path))))
+                _write_if_changed(path, dumps(change(read(path))))
         elif findings := check(options.paths):
             print("\n".join(findings), file=sys.stderr)
             return 1

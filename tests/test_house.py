@@ -75,7 +75,7 @@ def test_each_dependency_is_pinned_once_at_or_above_its_lower_bound():
 
 
 def test_each_third_party_import_of_the_package_is_declared():
-    modules = {"sklearn": "scikit-learn", "jupyter_client": "jupyter-client"}
+    modules = {"PIL": "pillow", "sklearn": "scikit-learn", "jupyter_client": "jupyter-client"}
     imported = set()
     for file in (ROOT / "imcl_core").rglob("*.py"):
         imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))

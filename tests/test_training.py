@@ -14,6 +14,7 @@ import torch
 from imcl_core import ImclError, Record, RunConfig, checkpoints, ledger, train, training
 from imcl_core.collaboration import Collaboration
 from imcl_core.networks import build
+from imcl_core.recipes import PROFILES
 
 
 def tiny(**settings):
@@ -238,7 +239,7 @@ def test_schedule_is_the_papers():
 
 def test_every_profile_is_complete_for_every_data_set():
     for dataset in ("digits", "cifar10", "cifar100", "stl10", "imagenet32"):
-        for profile in ("smoke", "cpu", "paper"):
+        for profile in PROFILES:
             config = RunConfig(dataset=dataset, profile=profile)
             assert None not in dataclasses.asdict(config).values()
 
