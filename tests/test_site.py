@@ -273,6 +273,37 @@ def test_tables_sort_by_click_and_by_key(site):
     assert rising == sorted(old, key=float) and falling == rising[::-1] and len(set(old)) > 1
 
 
+@pytest.mark.parametrize("page", ["1-collaborative-learning", "5-pull-and-push"])
+def test_sliders_move_by_key(site, page):
+    shown = (
+        """() => [...document.querySelectorAll(".imcl-slider img")].filter(i => i.checkVisibility()).map(i => i.alt)"""
+    )
+
+    async def move(page: Page) -> list[list[str]]:
+        await page.locator(".imcl-slider input").first.focus()
+        states = []
+        for key in ("Home", "ArrowRight", "End"):
+            await page.keyboard.press(key)
+            states.append(await page.evaluate(shown))
+        return states
+
+    states = on_page(site, f"notebooks/{page}.html", move)
+    assert all(len(state) == 1 for state in states)
+    assert len({state[0] for state in states}) == 3
+
+
+def test_a_solution_is_folded_and_opens_by_key(site):
+    async def unfold(page: Page) -> list[bool]:
+        summary = page.locator("details summary", has_text="Show the solution").first
+        solution, states = page.locator("details", has=page.get_by_text("Exercise 1: right.")).first, []
+        states.append(await solution.get_by_text("Exercise 1: right.").is_visible())
+        await summary.focus()
+        await page.keyboard.press("Enter")
+        return [*states, await solution.get_by_text("Exercise 1: right.").is_visible()]
+
+    assert on_page(site, "notebooks/3-output-layer.html", unfold, "phone") == [False, True]
+
+
 def test_the_theme_follows_the_reader(site):
     async def ground(page: Page) -> str:
         return await page.evaluate("getComputedStyle(document.body).backgroundColor")
