@@ -27,7 +27,7 @@ WAYS = ("bare", "papermill", "ray")
 def seconds(way: str, slots: int, runs: int) -> float:
     """Wall time of a batch of so many runs, all of them done."""
     configs = [RunConfig(seed=seed, width=1 / 16, epochs=2, train_size=320, batch_size=64) for seed in range(runs)]
-    pool = RayPool("auto", jobs=slots) if way == "ray" else Slots.on_cores(slots)
+    pool = RayPool(jobs=slots) if way == "ray" else Slots.on_cores(slots)
     with TemporaryDirectory() as out:
         began = time.perf_counter()
         outcome = run_batch(configs, out, pool=pool, notebook=way == "papermill", device="cpu", progress=False)
@@ -43,10 +43,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if "ray" in arguments.ways:
-        import ray
-
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     few, figures = max(2, arguments.runs // 4), {}
     print(f"{'':12}{'slots':>6}{'batch s':>10}{'a run s':>10}{'over bare s':>13}{'speed-up':>10}")
     for way in arguments.ways:

@@ -256,7 +256,7 @@ def test_status_tells_done_begun_and_missing(three, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("table-1", 32), ("table-2", 32), ("table-3", 32), ("figure-2", 36), ("study", 5), ("queue", 80)],
+    [("table-1", 32), ("table-2", 32), ("table-3", 32), ("figure-2", 36), ("study", 18), ("queue", 80)],
 )
 def test_grids_hold_the_papers_cells(name, count):
     configs = grid(name)

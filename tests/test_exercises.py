@@ -23,7 +23,10 @@ from imcl_core import notebooks
 from imcl_core.exercises import check
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-CHAPTERS = [*sorted(NOTEBOOKS.glob("[1-9]*.ipynb")), NOTEBOOKS / "results.ipynb", NOTEBOOKS / "errata.ipynb"]
+CHAPTERS = [
+    *sorted(NOTEBOOKS.glob("[1-9]*.ipynb")),
+    *(NOTEBOOKS / f"{name}.ipynb" for name in ("results", "errata", "plan")),
+]
 KINDS = {"predict, then run", "find the bug", "extend"}
 HEADING = re.compile(rf"### Exercise (\d+): ({'|'.join(KINDS)})\b.*")
 BLANK = {"tags": ["exercise", "nbval-check-output"]}
