@@ -122,6 +122,34 @@ def _weights(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
+STRENGTHS = {  # of every method alone, from weak to strong with the default among them: what the comparison may choose
+    "out": [{"out_alpha": a} for a in (0.75, 0.5, 0.25)],
+    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
+    "pull-push": [{"pp_pull": (0.1 * w, w), "pp_push": (0.1 * w, 0.0)} for w in (0.3, 1.0, 3.0)],
+    "kernel": [{"kernel_weight": w} for w in (0.003, 0.01, 0.03)],
+    "spatial-dropout": [{"spatial_rate": p} for p in (0.03, 0.1, 0.2)],
+    "dropblock": [{"dropblock_rate": p} for p in (0.03, 0.1, 0.2)],
+    "cutout": [{"cutout_size": side} for side in (4, 8, 16)],
+    "decov": [{"decov_weight": w} for w in (0.03, 0.1, 0.3)],
+    "deep-supervision": [{"deep_weight": w} for w in (0.1, 0.3, 1.0)],
+    "predsim": [{"predsim_weight": w} for w in (0.3, 1.0, 3.0)],
+    "hsic": [{"hsic_weight": w} for w in (3e-4, 1e-3, 3e-3)],
+    "kd": [{"kd_alpha": a} for a in (0.25, 0.5, 0.75)],
+}
+TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
+
+
+def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
+    """Three strengths of every method in short runs on held-out images, the baseline beside them."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile} | TRIAL
+    return [
+        RunConfig(methods=method, seed=s, **shared, **change)
+        for s in range(seeds)
+        for method, changes in {"baseline": [{}], **STRENGTHS}.items()
+        for change in changes
+    ]
+
+
 def _memory(profile: str, seeds: int) -> list[RunConfig]:
     """The paper's comparison of memory, an epoch each, on the data set's own images: a record keeps the peak."""
     shared = {"dataset": "stl10", "model": "resnet101", "batch_size": 64, "epochs": 1, "profile": profile}
@@ -156,6 +184,7 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "before": _before,
     "decisions": _decisions,
     "weights": _weights,
+    "neighbour-weights": _neighbour_weights,
     "study": _study,
     "queue": _queue,
 }
