@@ -79,6 +79,21 @@ def _matches(name: str, pattern: str) -> bool:
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
+def check_logits(logits: Any, rows: int) -> Tensor:
+    """`logits`, where they are a tensor (rows, m); else `ImclError`."""
+    if not isinstance(logits, Tensor):
+        raise ImclError(
+            f"The network returns a {type(logits).__name__}, not logits (B, m) alone: wrap it in a module that returns "
+            "them."
+        )
+    if logits.ndim != 2 or len(logits) != rows:
+        raise ImclError(
+            f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits (B, m): Collaboration is for "
+            "classifiers."
+        )
+    return logits
+
+
 @dataclass(eq=False)
 class _Call:
     """One call of a module. `before` and `after` are the autograd nodes of its input and of its output."""
@@ -114,11 +129,12 @@ class _Call:
 class Trace:
     """One image's way through a network in evaluation mode: every call of a module, in the order in which they end.
 
-    Raises `ImclError` where the network fails on an image of `image_shape`, or returns anything but logits (1, m).
+    Raises `ImclError` where the network fails on an image of `image_shape`, or returns what `check` refuses: anything
+    but logits (1, m).
     """
 
-    def __init__(self, network: nn.Module, image_shape: Sequence[int]):
-        self.network, self.image_shape = network, tuple(image_shape)
+    def __init__(self, network: nn.Module, image_shape: Sequence[int], check: Callable = check_logits):
+        self.network, self.image_shape, self.check = network, tuple(image_shape), check
         self.calls: list[_Call] = []
         with _evaluating(network), _watched(network, self.calls):
             self.logits = self._run()
@@ -138,7 +154,7 @@ class Trace:
                 f"The network does not take an image of shape {self.image_shape} ({reason}): give the right "
                 "`image_shape`."
             ) from error
-        return check_logits(logits, 1)
+        return self.check(logits, 1)
 
     def named_layers(self, patterns: str | Sequence[str]) -> list[Layer]:
         """The modules that `patterns` stand for, in the order in which they run, each a layer of its own.
@@ -408,21 +424,6 @@ def _is_depthwise(module: nn.Module) -> bool:
 def has_dropout(module: nn.Module) -> bool:
     """Whether a module is an `nn.Sequential` with dropout layers, which `out` can branch."""
     return isinstance(module, nn.Sequential) and any(isinstance(m, nn.Dropout) for m in module)
-
-
-def check_logits(logits: Any, rows: int) -> Tensor:
-    """`logits`, where they are a tensor (rows, m); else `ImclError`."""
-    if not isinstance(logits, Tensor):
-        raise ImclError(
-            f"The network returns a {type(logits).__name__}, not logits (B, m) alone: wrap it in a module that returns "
-            "them."
-        )
-    if logits.ndim != 2 or len(logits) != rows:
-        raise ImclError(
-            f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits (B, m): Collaboration is for "
-            "classifiers."
-        )
-    return logits
 
 
 @contextmanager

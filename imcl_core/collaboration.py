@@ -173,6 +173,9 @@ class Collaboration(nn.Module):
     So is `torch.compile(collaboration)`: losses are compiled; the network is too for `kernel` and the baseline, and
     runs uncompiled with the other methods, which look inside it. `torch.compile(network)` for inference.
 
+    Terms can follow a schedule: ``collaboration.weigh("mid", 0.5)`` halves those of `mid` from the next call on, and 0
+    switches them off.
+
     Args:
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
         methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"`` or ``"out+cutout"``.
@@ -192,6 +195,8 @@ class Collaboration(nn.Module):
     Raises:
         ImclError: an unknown method or module name, or a network that a term cannot attach to.
     """
+
+    _check_logits = staticmethod(check_logits)
 
     def __init__(
         self,
@@ -219,6 +224,7 @@ class Collaboration(nn.Module):
         self.terms: dict[str, Tensor] = {}
         self.logits: Tensor | None = None
         self.progress = 0.0
+        self._factors = dict.fromkeys(self.methods, 1.0)
         self.teacher = _frozen(teacher) if "kd" in self.methods else None
         if self.methods:
             self._attach(layers, kernels, classifier)
@@ -228,6 +234,31 @@ class Collaboration(nn.Module):
     def layers(self) -> list[str]:
         """Names of the layers with local losses, in order of depth."""
         return [layer.name for layer in self._layers]
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The methods that are not switched off by `weigh`."""
+        return tuple(method for method, factor in self._factors.items() if factor)
+
+    def weigh(self, methods: str, factor: float) -> None:
+        """Multiplies the terms of some of this collaboration's methods by `factor` from the next call on.
+
+        `methods` as when it was made, such as ``"mid+pull-push"``. At 0 a method is off: nothing of it is computed, and
+        its heads get no gradient; 1 is how it starts. Calls do not add up. Of `out`, `factor` is the share in the
+        objective, the rest is the labels' loss of the same predictions; of `kd` and the dropouts it multiplies the
+        teacher's share and the rate; `cutout` is on or off. What is set here is no part of `state_dict`.
+
+        Raises:
+            ImclError: a method that is not among `methods`, or a factor that it cannot have.
+        """
+        for method in parse_methods(methods):
+            if method not in self._factors:
+                raise ImclError(
+                    f"{method} is none of the methods of this Collaboration ({'+'.join(self.methods) or 'baseline'}): "
+                    "name it where the Collaboration is made."
+                )
+            _check_factor(method, factor, self.settings)
+            self._factors[method] = float(factor)
 
     def train(self, mode: bool = True) -> "Collaboration":
         """As of any module; a teacher stays in evaluation mode."""
@@ -247,43 +278,62 @@ class Collaboration(nn.Module):
     def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
         self._check_batch(images, labels)
-        if self.training and "cutout" in self.methods:
+        on = self.active
+        if self.training and "cutout" in on:
             images = neighbours.cutout(images, self.settings.cutout_size)
-        plain = set(self.methods) <= {"kernel", "cutout", "kd"}
+        plain = set(on) <= {"kernel", "cutout", "kd"}
         local, predictions = self._run(images) if plain else self._run_eagerly(images)
-        _check_range(labels, predictions.shape[2])
+        targets, rows = self._targets(labels), functools.partial(self._rows, labels=labels)
+        _check_range(targets, predictions.shape[2])
         with torch.autocast(images.device.type, enabled=False):
-            terms = self._output_term(predictions, labels)
-            if "mid" in self.methods:
-                terms |= self._mid_terms(local, labels)
-            if "pull-push" in self.methods:
-                terms |= self._pull_push_terms(local, images, labels)
-            for name in self.kernels:
-                terms[f"kernel/{name}"] = self.settings.kernel_weight * _kernel_loss(self._module(name))
-            if "kd" in self.methods:
-                alpha, taught = self.settings.kd_alpha, local["kd"]
+            terms = self._output_term(rows(predictions), targets)
+            if "mid" in on:
+                logits = {name: rows(local[f"mid/{name}"]) for name in self.layers}
+                terms |= self._mid_terms(logits, rows(self.logits), targets)
+            if "pull-push" in on:
+                terms |= self._pull_push_terms(local, *self._similarities(images, labels))
+            if "kernel" in on:
+                weight = self.settings.kernel_weight
+                terms |= {f"kernel/{name}": weight * _kernel_loss(self._module(name)) for name in self.kernels}
+            if "kd" in on:
+                alpha, taught = self._factors["kd"] * self.settings.kd_alpha, local["kd"]
                 terms |= {name: (1 - alpha) * terms[name] for name in ("hard", "out") if name in terms}
                 terms["kd"] = alpha * neighbours.distillation_loss(taught, predictions, self.settings.kd_temperature)
-            if any(method in NEIGHBOURS for method in self.methods):
+            if any(method in NEIGHBOURS for method in on):
                 terms |= self._neighbour_terms(local, images, labels)
-        return terms
+        return {name: self._weighed(name, value) for name, value in terms.items()}
+
+    def _weighed(self, name: str, value: Tensor) -> Tensor:
+        """A term by the factor of its method, unless that is in it already."""
+        method = name.partition("/")[0]
+        factor = 1.0 if method in ("out", "kd") else self._factors.get(method, 1.0)
+        return value if factor == 1 else factor * value
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        """What each prediction is to be, (B,); see `_rows`."""
+        return labels
+
+    def _rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (…, B, m), a row for each of `_targets`."""
+        return logits
 
     def _run(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What each layer's heads make of it (see `_local`), by term, and the predictions (H, B, m)."""
         local: dict[str, Tensor] = {}
         features: dict[str, tuple[Tensor, int]] = {}
         with ExitStack() as stack:
-            for layer in self._layers:
+            layers = self._layers if {*LOCAL} & {*self.active} else []
+            for layer in layers:
                 stack.enter_context(self._tapped(layer, features, local))
             for layer, act in self._acts(local):
                 stack.enter_context(self._behind(layer, act))
-            if "out" in self.methods:
+            if "out" in self.active:
                 stack.enter_context(self._branched())
             predictions = self.network(images)
-        branches = len(predictions) // len(images) if "out" in self.methods else 1
-        predictions = check_logits(predictions, branches * len(images)).unflatten(0, (branches, len(images)))
+        branches = len(predictions) // len(images) if "out" in self.active else 1
+        predictions = self._check_logits(predictions, branches * len(images)).unflatten(0, (branches, len(images)))
         self.logits = losses.promote(predictions.detach()).mean(dim=0)
-        for layer in self._layers:
+        for layer in layers:
             if layer.name not in features:
                 raise ImclError(f"Layer {layer.name!r} did not run in this step: leave it out of `layers`.")
             output, version = features[layer.name]
@@ -292,7 +342,7 @@ class Collaboration(nn.Module):
                     f"The network changes what layer {layer.name!r} returns in place, in training only: pass "
                     "inplace=False to the module behind it."
                 )
-        if self.teacher is not None:
+        if "kd" in self.active:
             with torch.no_grad():
                 local["kd"] = check_logits(self.teacher(images), len(images))
         return local, predictions
@@ -350,9 +400,10 @@ class Collaboration(nn.Module):
             yield layer, functools.partial(_read, head, f"deep-supervision/{layer.name}", layer, local)
         if self.training:
             for layer in self._at("spatial-dropout"):
-                yield layer, functools.partial(F.dropout2d, p=s.spatial_rate)
+                rate = s.spatial_rate * self._factors["spatial-dropout"]
+                yield layer, functools.partial(F.dropout2d, p=rate)
             for layer in self._at("dropblock"):
-                rate = s.dropblock_rate * self.progress
+                rate = s.dropblock_rate * self._factors["dropblock"] * self.progress
                 yield layer, functools.partial(neighbours.drop_blocks, rate=rate, size=s.dropblock_size)
 
     @contextmanager
@@ -372,44 +423,53 @@ class Collaboration(nn.Module):
         They run right behind their layer, so that backward reaches them just before it: run at the end, the gradients
         of all layers' outputs would wait in memory at once.
         """
-        maps, local = layer.as_maps(output), {}
-        if "mid" in self.methods:
+        maps, local, on = layer.as_maps(output), {}, self.active
+        if "mid" in on:
             local[f"mid/{layer.name}"] = self.heads[_key("mid", layer.name)](maps)
-        if "pull-push" in self.methods:
+        if "pull-push" in on:
             projected = self.heads[_key("pull-push", layer.name)](maps)
             with torch.autocast(output.device.type, enabled=False):
-                local[f"pull-push/{layer.name}"] = losses.similarity_matrix(projected, self.settings.pp_centre)
-        if "predsim" in self.methods:
+                local[f"pull-push/{layer.name}"] = losses.similarity_matrix(
+                    self._compared(projected), self.settings.pp_centre
+                )
+        if "predsim" in on:
             local[f"predsim/{layer.name}"], compared = self.heads[_key("predsim", layer.name)](maps)
             local[f"similarity/{layer.name}"] = losses.similarity_matrix(compared)
-        if "hsic" in self.methods:
+        if "hsic" in on:
             local[f"hsic/{layer.name}"] = neighbours.normalised_kernel(maps, self.settings.hsic_sigma)
         return local
 
     def _output_term(self, predictions: Tensor, labels: Tensor) -> dict[str, Tensor]:
         s = self.settings
-        if "out" not in self.methods:
+        if "out" not in self.active:
             return {"hard": losses.hard_loss(predictions[0], labels)}
-        return {
-            "out": losses.output_loss(
-                predictions, labels, s.out_alpha, s.out_temperature, s.out_detach, s.out_t_squared
-            )
-        }
+        loss = losses.output_loss(predictions, labels, s.out_alpha, s.out_temperature, s.out_detach, s.out_t_squared)
+        share = self._factors["out"]
+        if share < 1:
+            hard = torch.stack([losses.hard_loss(z, labels) for z in predictions]).mean()
+            loss = share * loss + (1 - share) * hard
+        return {"out": loss}
 
-    def _mid_terms(self, local: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def _compared(self, projected: Tensor) -> Tensor:
+        """What pull-push compares of projected maps (B, C, H, W): the maps of all images."""
+        return projected
+
+    def _mid_terms(self, local: dict[str, Tensor], final: Tensor, targets: Tensor) -> dict[str, Tensor]:
         s = self.settings
-        names = [f"mid/{name}" for name in self.layers]
         values = losses.intermediate_losses(
-            [local[name] for name in names], self.logits, labels, s.mid_alpha, s.mid_beta, s.mid_temperature
+            list(local.values()), final, targets, s.mid_alpha, s.mid_beta, s.mid_temperature
         )
-        return dict(zip(names, values, strict=True))
+        return {f"mid/{name}": value for name, value in zip(local, values, strict=True)}
 
-    def _pull_push_terms(self, local: dict[str, Tensor], images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _similarities(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """S(y) and S(x) of Eq. 9."""
+        one_hot = F.one_hot(labels, self._num_classes).to(self.logits.dtype)
+        centre = self.settings.pp_centre
+        return losses.similarity_matrix(one_hot, centre), losses.similarity_matrix(images, centre)
+
+    def _pull_push_terms(self, local: dict[str, Tensor], target: Tensor, source: Tensor) -> dict[str, Tensor]:
         s = self.settings
-        with torch.no_grad():
-            one_hot = F.one_hot(labels, self.logits.shape[1]).to(self.logits.dtype)
-            target = losses.similarity_matrix(one_hot, s.pp_centre)
-            source = losses.similarity_matrix(images, s.pp_centre)
         pull, push = (np.linspace(*ends, len(self.layers)).tolist() for ends in (s.pp_pull, s.pp_push))
         return {
             f"pull-push/{name}": losses.pull_push_distance(
@@ -427,13 +487,13 @@ class Collaboration(nn.Module):
         for layer in self._at("deep-supervision"):
             name = f"deep-supervision/{layer.name}"
             terms[name] = deep * losses.hard_loss(local[name], labels)
-        one_hot = F.one_hot(labels, self.logits.shape[1]).to(self.logits.dtype)
-        if "predsim" in self.methods:
+        one_hot = F.one_hot(labels, self._num_classes).to(self.logits.dtype)
+        if "predsim" in self.active:
             target = losses.similarity_matrix(one_hot)
             for name in self.layers:
                 parts = local[f"predsim/{name}"], local[f"similarity/{name}"], labels, target
                 terms[f"predsim/{name}"] = s.predsim_weight * neighbours.predsim_loss(*parts, s.predsim_beta)
-        if "hsic" in self.methods:
+        if "hsic" in self.active:
             x, y = (neighbours.normalised_kernel(values, s.hsic_sigma) for values in (images, one_hot))
             for name in self.layers:
                 terms[f"hsic/{name}"] = s.hsic_weight * neighbours.hsic_loss(local[f"hsic/{name}"], x, y, s.hsic_beta)
@@ -451,7 +511,7 @@ class Collaboration(nn.Module):
                 branched = count(self._whole(batch_size), self)
             rows["out"] = (0, branched[0] - rows["network"][1], branched[1] - rows["network"][2])
         for method in self.methods:
-            for layer in self._layers if method in LOCAL else self._at(method):
+            for layer in self._layers if method in LOCAL else self._places.get(method, []):
                 head = self.heads[_key(method, layer.name)] if _key(method, layer.name) in self.heads else nn.Identity()
                 term = functools.partial(_head_term, method, head, (batch_size, *layer.shape))
                 rows[f"{method}/{layer.name}"] = (_size(head), *count(term, self))
@@ -486,7 +546,7 @@ class Collaboration(nn.Module):
         s = self.settings
         parameter = next(self.network.parameters())
         makers = {
-            "mid": lambda c, size: LocalClassifier(c, size, self._num_classes, s.mid_pool, s.mid_width),
+            "mid": self._local_classifier,
             "pull-push": lambda c, _: Projection(c),
             "deep-supervision": lambda c, size: LocalClassifier(c, size, self._num_classes),
             "predsim": lambda c, size: PredSimHead(c, size, self._num_classes, s.predsim_features),
@@ -498,6 +558,10 @@ class Collaboration(nn.Module):
                     channels, *size = layer.shape
                     head = makers[method](channels, tuple(size)).to(parameter.device, parameter.dtype)
                     self.heads[_key(method, layer.name)] = head
+
+    def _local_classifier(self, channels: int, size: tuple[int, int]) -> nn.Module:
+        """The head of `mid` for a layer's maps."""
+        return LocalClassifier(channels, size, self._num_classes, self.settings.mid_pool, self.settings.mid_width)
 
     def _attach(
         self,
@@ -514,7 +578,7 @@ class Collaboration(nn.Module):
         _check_names(self.network, ({"layers": layers} if on_layers else {}) | ({"kernels": kernels} if kernel else {}))
         if "out" in self.methods and classifier is not None:
             _check_classifier(self.network, classifier)
-        trace = Trace(self.network, self.image_shape)
+        trace = Trace(self.network, self.image_shape, self._check_logits)
         self._num_classes = trace.logits.shape[1]
         found = []
         if on_layers:
@@ -552,7 +616,7 @@ class Collaboration(nn.Module):
 
     def _at(self, method: str) -> list[Layer]:
         """The layers of a neighbour, as `_find_places` found them; none where it is off."""
-        return self._places.get(method, [])
+        return self._places.get(method, []) if self._factors.get(method) else []
 
     def _module(self, name: str) -> nn.Module:
         return self.network.get_submodule(name)
@@ -607,6 +671,18 @@ def _check_classifier(network: nn.Module, name: str) -> None:
     find_modules(network, name)
     if not has_dropout(network.get_submodule(name)):
         raise ImclError(f"Classifier {name!r} is no nn.Sequential with dropout layers, which out branches.")
+
+
+def _check_factor(method: str, factor: float, settings: MethodSettings) -> None:
+    """Refuses a factor of `Collaboration.weigh` that a method cannot have."""
+    shares = {"out": 1.0, "kd": settings.kd_alpha, "spatial-dropout": settings.spatial_rate, "cutout": 1.0}
+    shares["dropblock"] = settings.dropblock_rate
+    if not (isinstance(factor, int | float) and 0 <= factor < float("inf")):
+        raise ImclError(f"A factor is a number from 0 up, not {factor!r}.")
+    if method == "cutout" and factor not in (0, 1):
+        raise ImclError(f"cutout is on (1) or off (0), not {factor}: change cutout_size for a smaller square.")
+    if factor * shares.get(method, 0.0) > 1:
+        raise ImclError(f"A factor of {factor} makes the share or the rate of {method} more than 1: lower it.")
 
 
 def _check_range(labels: Tensor, num_classes: int) -> None:
