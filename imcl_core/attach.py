@@ -5,7 +5,8 @@ and keep its shape, such as normalisation and activation; an addition and the ac
 too, and so does a shortcut's convolution that ends in the same addition. Its local losses read what the last of these
 modules returns: where the activation is a function call, what stands in front of it; normalisation in front of a
 convolution (DenseNet) belongs to no layer. Repeated blocks that hold linear layers (ConvNeXt, ViT) are one layer each.
-1×1 convolutions on one position (squeeze-and-excitation) and convolutions that run more than once are left out.
+1×1 convolutions on one position (squeeze-and-excitation), convolutions that run more than once, and those of the
+classifier are left out.
 With `attach="blocks"` every repeated block is one layer, and so are the convolutions outside of them; where nothing
 repeats (VGG), the convolutions of one map size.
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core.errors import ImclError, nearest
+from imcl_core.heads import DROPOUT
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTION = nn.modules.conv._ConvNd  # the base class of all of them
@@ -203,12 +205,14 @@ class Trace:
             )
         return None
 
-    def layers(self, attach: str) -> list[Layer]:
-        """The layers ("layers") or blocks ("blocks") by the rule of this module."""
+    def layers(self, attach: str, classifier: str | None = None) -> list[Layer]:
+        """The layers ("layers") or blocks ("blocks") by the rule of this module, but for those of the classifier."""
         repeated = self._blocks()
         if attach == "layers":
             repeated = [block for block in repeated if self._has_linear_layer(block)]
-        outside = [c for c in self.calls if not any(c.name.startswith(f"{block.name}.") for block in repeated)]
+        ends = [classifier] if classifier else [c.name for c in self.calls if self._ends(c)]
+        apart = [block.name for block in repeated] + ends
+        outside = [c for c in self.calls if c.name not in ends and not any(c.name.startswith(f"{a}.") for a in apart)]
         units = self._units(outside)
         if attach == "blocks" and not repeated:
             units = self._by_size(units)
@@ -256,6 +260,10 @@ class Trace:
         stages = {type(module) for module in repeated if _is_stage(module, repeated)}
         blocks = [call for call in candidates if call.module in repeated and type(call.module) not in stages]
         return [b for b in blocks if not any(b.name.startswith(f"{other.name}.") for other in blocks)]
+
+    def _ends(self, call: _Call) -> bool:
+        """Whether a module returns the logits as a classifier with dropout, or as the last of all convolutions."""
+        return call.output is self.logits and (has_dropout(call.module) or call.weighted)
 
     def _has_linear_layer(self, block: _Call) -> bool:
         return any(
@@ -423,7 +431,7 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 def has_dropout(module: nn.Module) -> bool:
     """Whether a module is an `nn.Sequential` with dropout layers, which `out` can branch."""
-    return isinstance(module, nn.Sequential) and any(isinstance(m, nn.Dropout) for m in module)
+    return isinstance(module, nn.Sequential) and any(isinstance(m, DROPOUT) for m in module)
 
 
 @contextmanager

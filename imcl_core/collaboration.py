@@ -513,7 +513,8 @@ class Collaboration(nn.Module):
         for method in self.methods:
             for layer in self._layers if method in LOCAL else self._places.get(method, []):
                 head = self.heads[_key(method, layer.name)] if _key(method, layer.name) in self.heads else nn.Identity()
-                term = functools.partial(_head_term, method, head, (batch_size, *layer.shape))
+                compare = self._compared if method == "pull-push" else None
+                term = functools.partial(_head_term, method, head, compare, (batch_size, *layer.shape))
                 rows[f"{method}/{layer.name}"] = (_size(head), *count(term, self))
         for name in self.kernels:
             rows[f"kernel/{name}"] = (0, *count(lambda _, name=name: _kernel_loss(self._module(name)), self))
@@ -527,11 +528,7 @@ class Collaboration(nn.Module):
 
     def _check_batch(self, images: Tensor, labels: Tensor) -> None:
         """Refuses what the losses cannot use; looks at shapes and types alone, so that a GPU need not wait."""
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ImclError(
-                f"Labels must be class indices, int64 of shape ({len(images)},) for {len(images)} images; got "
-                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
-            )
+        check_labels(labels, (len(images),), len(images))
         comparing = next((m for m in ("pull-push", "decov", "predsim", "hsic") if m in self.methods), None)
         if len(images) < (2 if comparing else 1):
             why = f"{comparing} compares images with one another" if len(images) else "there is nothing to learn from"
@@ -582,7 +579,7 @@ class Collaboration(nn.Module):
         self._num_classes = trace.logits.shape[1]
         found = []
         if on_layers:
-            found = trace.layers(self.settings.attach) if layers is None else trace.named_layers(layers)
+            found = trace.layers(self.settings.attach, classifier) if layers is None else trace.named_layers(layers)
         if kernel:
             self.kernels = trace.kernels() if kernels is None else trace.named_kernels(kernels)
         for argument, wanted, names in (("layers", on_layers, found), ("kernels", kernel, self.kernels)):
@@ -673,6 +670,15 @@ def _check_classifier(network: nn.Module, name: str) -> None:
         raise ImclError(f"Classifier {name!r} is no nn.Sequential with dropout layers, which out branches.")
 
 
+def check_labels(labels: Tensor, shape: tuple[int, ...], count: int) -> None:
+    """Refuses labels of another type or shape than `count` images need."""
+    if labels.dtype != torch.int64 or labels.shape != shape:
+        raise ImclError(
+            f"Labels must be class indices, int64 of shape {shape} for {count} images; got "
+            f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
+        )
+
+
 def _check_factor(method: str, factor: float, settings: MethodSettings) -> None:
     """Refuses a factor of `Collaboration.weigh` that a method cannot have."""
     shares = {"out": 1.0, "kd": settings.kd_alpha, "spatial-dropout": settings.spatial_rate, "cutout": 1.0}
@@ -698,11 +704,13 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _head_term(method: str, head: nn.Module, shape: tuple[int, ...], make: Callable[..., Tensor]) -> Tensor:
+def _head_term(
+    method: str, head: nn.Module, compared: Callable | None, shape: tuple[int, ...], make: Callable[..., Tensor]
+) -> Tensor:
     """A head and the part of its loss that grows with the features, for `cost`."""
     output = head(make(*shape))
     measures = {
-        "pull-push": losses.similarity_matrix,
+        "pull-push": lambda maps: losses.similarity_matrix(compared(maps)),
         "predsim": lambda both: losses.similarity_matrix(both[1]),
         "hsic": neighbours.normalised_kernel,
         "decov": lambda h: neighbours.decov_loss(h.flatten(1)),

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from imcl_core.errors import ImclError
 
+DROPOUT = (nn.Dropout, nn.Dropout2d)
+
 
 def make_classifier(in_features: int, hidden: int, num_classes: int, dropout: float = 0.5) -> nn.Sequential:
     """Three fully connected layers with dropout after the first two (Sec. IV): (B, in_features) to (B, m)."""
@@ -22,16 +24,17 @@ def make_classifier(in_features: int, hidden: int, num_classes: int, dropout: fl
 def hierarchical_dropout(classifier: nn.Sequential, x: Tensor, branches: int = 2) -> Tensor:
     """Every prediction of a classifier whose dropout layers each draw `branches` masks (Sec. III-A, Fig. 1d).
 
-    `x` (B, d); (K**n, B, m) logits for K branches at n dropout layers. What comes before a dropout layer is computed
-    once for all its branches. Prediction `h` has the masks that the digits of `h` in base K name, first layer first.
+    `x` (B, d); (K**n, B, m) logits for K branches at n dropout layers; of maps (B, C, H, W) logits (K**n, B, m, H, W).
+    What comes before a dropout layer is computed once for all its branches. Prediction `h` has the masks that the
+    digits of `h` in base K name, first layer first.
     """
-    if not isinstance(classifier, nn.Sequential) or not any(isinstance(m, nn.Dropout) for m in classifier):
+    if not isinstance(classifier, nn.Sequential) or not any(isinstance(m, DROPOUT) for m in classifier):
         raise ImclError("Hierarchical dropout needs a classifier that is an nn.Sequential with nn.Dropout layers.")
     if branches < 2:
         raise ImclError(f"Collaboration of the output layer needs 2 branches or more; got {branches}.")
     batch = len(x)
     for module in classifier:
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, DROPOUT):
             x = x.unflatten(0, (-1, batch)).repeat_interleave(branches, dim=0).flatten(0, 1)
         x = module(x)
     return x.unflatten(0, (-1, batch))
@@ -52,6 +55,17 @@ class LocalClassifier(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.linear(F.relu(self.conv(F.adaptive_max_pool2d(h, self.size))).flatten(1))
+
+
+class LocalSegmenter(nn.Sequential):
+    """An intermediate layer's own prediction at each of its places: 3×3 convolution, ReLU, 1×1 convolution.
+
+    (B, C, H, W) to logits (B, m, H, W); the first convolution has min(C, `width`) filters.
+    """
+
+    def __init__(self, channels: int, num_classes: int, width: int = 128):
+        filters = min(channels, width)
+        super().__init__(nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU(), nn.Conv2d(filters, num_classes, 1))
 
 
 class Projection(nn.Conv2d):
