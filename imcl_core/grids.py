@@ -137,16 +137,45 @@ STRENGTHS = {  # of every method alone, from weak to strong with the default amo
     "kd": [{"kd_alpha": a} for a in (0.25, 0.5, 0.75)],
 }
 TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
+TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
+    "out": {"out_alpha": 0.5},
+    "mid": {"mid_alpha": 0.05, "mid_beta": 0.05},
+    "pull-push": {"pp_pull": (0.1, 1.0), "pp_push": (0.1, 0.0)},
+    "kernel": {"kernel_weight": 0.01},
+    "spatial-dropout": {"spatial_rate": 0.1},
+    "dropblock": {"dropblock_rate": 0.1},
+    "cutout": {"cutout_size": 8},
+    "decov": {"decov_weight": 0.1},
+    "deep-supervision": {"deep_weight": 0.3},
+    "predsim": {"predsim_weight": 1.0},
+    "hsic": {"hsic_weight": 1e-3},
+    "kd": {"kd_alpha": 0.5},
+}
+
+
+def trial(methods: str, strength: dict, profile: str, seed: int = 0) -> RunConfig:
+    """The short run on held-out images that judges one strength."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile} | TRIAL
+    return RunConfig(methods=methods, seed=seed, **shared, **strength)
 
 
 def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
     """Three strengths of every method in short runs on held-out images, the baseline beside them."""
-    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile} | TRIAL
     return [
-        RunConfig(methods=method, seed=s, **shared, **change)
+        trial(method, strength, profile, s)
         for s in range(seeds)
-        for method, changes in {"baseline": [{}], **STRENGTHS}.items()
-        for change in changes
+        for method, strengths in {"baseline": [{}], **STRENGTHS}.items()
+        for strength in strengths
+    ]
+
+
+def _neighbours(profile: str, seeds: int) -> list[RunConfig]:
+    """The baseline and every method at its chosen strength, on the data set's own split."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile}
+    return [
+        RunConfig(methods=method, seed=s, **shared, **strength)
+        for s in range(seeds)
+        for method, strength in {"baseline": {}, **TUNED}.items()
     ]
 
 
@@ -185,6 +214,7 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "decisions": _decisions,
     "weights": _weights,
     "neighbour-weights": _neighbour_weights,
+    "neighbours": _neighbours,
     "study": _study,
     "queue": _queue,
 }
