@@ -30,6 +30,7 @@ class Work:
     operations: float
 
 
+@functools.cache
 def operations(config: RunConfig) -> float:
     """Operations of a training step for each image: multiplications and additions of all convolutions and products.
 
@@ -42,6 +43,11 @@ def operations(config: RunConfig) -> float:
         return each[0]
     plain = _operations(dataclasses.replace(config, methods="baseline", **same))
     return plain + sum(operations - plain for operations in each)
+
+
+@functools.cache
+def _of_baseline(config: RunConfig) -> float:
+    return operations(dataclasses.replace(config, methods="baseline"))
 
 
 @functools.cache
@@ -70,9 +76,8 @@ def work(configs: Iterable[RunConfig]) -> Work:
         recipe = config.recipe
         trained = config.epochs * (config.train_size or recipe.images * (0.9 if config.validation else 1))
         tested = config.epochs * (0.1 * recipe.images if config.validation else recipe.test_images)
-        plain = dataclasses.replace(config, methods="baseline")
         runs, images = runs + 1, images + trained
-        total += trained * operations(config) + tested * operations(plain) / 3
+        total += trained * operations(config) + tested * _of_baseline(config) / 3
     return Work(runs, images, total)
 
 

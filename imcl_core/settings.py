@@ -29,10 +29,10 @@ class Settings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _as_type(field.name, value, hints[field.name]))
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            if type(value) is not hint:
+                object.__setattr__(self, name, _as_type(name, value, hint))
 
 
 @functools.cache
