@@ -15,7 +15,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test colab site serve pdf clean
+.PHONY: help setup others book test colab site serve pdf clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,12 @@ setup: .venv/.installed ## make .venv with the tested versions and this package
 	@echo "Installing the tested versions into .venv: a few minutes the first time."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+others: .venv/.others ## also install Ray, timm, Lightning and Accelerate, which some tests need
+
+.venv/.others: .venv/.installed requirements-others.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-others.txt
 	@touch $@
 
 book: setup ## run the chapters and build the book from what they computed

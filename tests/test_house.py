@@ -48,8 +48,8 @@ def extension():
     return module
 
 
-def requirements() -> dict[str, str]:
-    lines = [line for line in text("requirements.txt").splitlines() if line and not line.startswith("#")]
+def requirements(file: str = "requirements.txt") -> dict[str, str]:
+    lines = [line for line in text(file).splitlines() if line and not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     return {name.lower(): version for name, version in pins.items()}
 
@@ -72,6 +72,14 @@ def test_each_dependency_is_pinned_once_at_or_above_its_lower_bound():
     assert requirements().keys() == pinned.keys()
     for name, low in pinned.items():
         assert numbers(requirements()[name]) >= numbers(low), name
+
+
+def test_what_is_not_needed_is_pinned_apart():
+    group = tomllib.loads(text("pyproject.toml"))["dependency-groups"]["others"]
+    low = dict(line.split(">=") for line in [*group, *project()["optional-dependencies"]["cluster"]])
+    pinned = requirements("requirements-others.txt")
+    assert pinned.keys() == low.keys()
+    assert all(numbers(pinned[name]) >= numbers(low[name]) for name in low)
 
 
 def test_each_third_party_import_of_the_package_is_declared():
