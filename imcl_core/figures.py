@@ -51,7 +51,7 @@ def _figure(rows: int, columns: int, width: float, height: float, **options) -> 
     return figure, axes
 
 
-# --- shared ---------------------------------------------------------------------------------------------------------
+# --- shared -----------------------------------------------------------------------------------------------------------
 
 
 @_styled
@@ -75,7 +75,7 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
     return figure
 
 
-# --- chapters 1-3 ---------------------------------------------------------------------------------------------------
+# --- chapters 1-3 -----------------------------------------------------------------------------------------------------
 
 
 def _grouped_bars(axis, series: Mapping[str, np.ndarray], names: Sequence[str], colours=(BLUE, ORANGE)) -> None:
@@ -421,7 +421,7 @@ def branch_distances(panels: Mapping[str, np.ndarray], label: str) -> Figure:
     return figure
 
 
-# --- chapters 4-6 ---------------------------------------------------------------------------------------------------
+# --- chapters 4-6 -----------------------------------------------------------------------------------------------------
 
 
 @_styled
@@ -592,7 +592,7 @@ def _tiles(kernel: np.ndarray) -> np.ndarray:
     return grid.reshape(grid.shape[0] * grid.shape[1], -1)[:-1, :-1]
 
 
-# --- chapter 7 and the README ---------------------------------------------------------------------------------------
+# --- chapter 7 and the README -----------------------------------------------------------------------------------------
 
 
 @_styled
@@ -766,7 +766,7 @@ def _probabilities(axis, rows: np.ndarray, label: int, classes: Sequence[str], w
     axis.set(xlabel="class", ylabel=what)
 
 
-# --- errata ---------------------------------------------------------------------------------------------------------
+# --- errata -----------------------------------------------------------------------------------------------------------
 
 
 @_styled
@@ -791,7 +791,7 @@ def claims_against_tables(claims: Sequence[tuple[str, float, float]]) -> Figure:
     return figure
 
 
-# --- results --------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 @_styled
@@ -827,7 +827,7 @@ def label_noise(
     return figure
 
 
-# --- what collaboration costs ---------------------------------------------------------------------------------------
+# --- what collaboration costs -----------------------------------------------------------------------------------------
 
 
 @_styled
@@ -931,7 +931,7 @@ def _marker(methods: str) -> str:
     return dict(zip(COLOURS, "osD^vP*<", strict=False)).get(methods, "X")
 
 
-# --- many heads -----------------------------------------------------------------------------------------------------
+# --- many heads -------------------------------------------------------------------------------------------------------
 
 
 @_styled
@@ -996,4 +996,150 @@ def heads_by_epoch(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         axis.set_xlabel("epoch")
     axes[0, 0].set(ylabel="test images (%)", ylim=(0, 100))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+# --- your own network -------------------------------------------------------------------------------------------------
+
+
+@_styled
+def costs_by_method(costs: Mapping[str, Mapping[str, float]]) -> Figure:
+    """What each method adds, relative to the network's own: `costs[label][method]`, a panel a label."""
+    rows = max(len(by_method) for by_method in costs.values())
+    figure, axes = _figure(1, len(costs), 6.5, 1.1 + 0.36 * rows, sharey=True)
+    for axis, (label, by_method) in zip(axes[0], costs.items(), strict=True):
+        bars = axis.barh(list(by_method), list(by_method.values()), 0.7, color=[colour(name) for name in by_method])
+        axis.bar_label(bars, fmt="{:.3g}", padding=4, fontsize=8)
+        axis.axvline(1, color=BLACK, lw=0.8, ls=":")
+        axis.margins(x=0.18)
+        axis.set_xlabel(f"{label}\n(network = 1)")
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+@_styled
+def scheduled_terms(factors: Mapping[str, Sequence[float]], terms: Mapping[str, Sequence[float]]) -> Figure:
+    """A schedule and what becomes of the terms: a method's factor and the value of its terms, summed, by epoch.
+
+    NaN, or a value of 0, stands for an epoch in which a method is off.
+    """
+    figure, axes = _figure(2, 1, 6, 4.4, sharex=True, height_ratios=[1, 2])
+    above, below = axes[:, 0]
+    for i, (methods, values) in enumerate(factors.items()):
+        width = max(1.2, 4.5 - 1.6 * i)  # the first shows below one of equal factor
+        above.plot(np.arange(1, len(values) + 1), values, color=colour(methods), drawstyle="steps-mid", lw=width)
+    for name, values in terms.items():
+        shown = np.where(np.nan_to_num(values) > 0, values, np.nan)
+        style = {"color": COLOURS.get(name, BLACK), "marker": _marker(name), "ms": 5}
+        below.plot(np.arange(1, len(shown) + 1), shown, **style, label=name)
+    above.set(ylabel="factor", ylim=(-0.15, 1.15))
+    below.set(xlabel="epoch", ylabel="sum of the terms", yscale="log")
+    below.yaxis.set_major_formatter("{x:g}")
+    below.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*below.get_legend_handles_labels(), loc="outside upper center", ncols=len(terms))
+    return figure
+
+
+# --- neighbours -------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def neighbours_at_work(
+    images: np.ndarray,
+    cut: np.ndarray,
+    maps: np.ndarray,
+    kept: Mapping[str, np.ndarray],
+    covariances: Mapping[str, np.ndarray],
+    relations: Mapping[str, np.ndarray],
+) -> Figure:
+    """What neighbours do to one batch, a row each: to images, to maps, to hidden units, to relations of images.
+
+    `images` and `cut` (n, H, W, 3), floats from 0 to 1. `maps` (C, H, W) of one image; `kept` by name (C, H, W), False
+    where a unit is dropped. `covariances` by name (d, d), on one scale, and the correlations that follow from them.
+    `relations` by name (n, n), each on a scale of its own.
+    """
+    figure = plt.figure(figsize=(7, 7.7), layout="constrained")
+    plt.close(figure)
+    panels = figure.subfigures(4, 1, height_ratios=(2, 1.75, 2.15, 2.15), hspace=0.03)
+    titles = (
+        "cutout: a square of every image",
+        "the maps of one image: what is left of them (orange: dropped)",
+        "decov: hidden units over a batch (red: they rise together)",
+        "relations of images in a batch, sorted by class (red: alike)",
+    )
+    for panel, title in zip(panels, titles, strict=True):
+        panel.suptitle(title, fontsize=10, fontweight="bold")
+    for line, row in zip(panels[0].subplots(2, len(images)), (images, cut), strict=True):
+        for axis, image in zip(line, row, strict=True):
+            axis.imshow(image, interpolation="nearest")
+    shades = plt.get_cmap("cividis").with_extremes(bad=ORANGE, over="white")
+    whole = {"as the layer returns them": np.ones(maps.shape, bool)}
+    columns = panels[1].subplots(1, 1 + len(kept))
+    for axis, (name, mask) in zip(columns, (whole | dict(kept)).items(), strict=True):
+        shown = np.where(mask, maps, np.nan)
+        axis.imshow(_mosaic(shown), vmin=0, vmax=maps.max(), cmap=shades, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    limit = float(np.quantile(np.abs(np.stack(list(covariances.values()))), 0.98))
+    drawn = {f"{name}\ncovariance": (matrix, limit) for name, matrix in covariances.items()}
+    drawn |= {f"{name}\ncorrelation": (_correlation(matrix), 1) for name, matrix in covariances.items()}
+    for axis, (name, (matrix, limit)) in zip(panels[2].subplots(1, len(drawn)), drawn.items(), strict=True):
+        axis.imshow(matrix, vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    for axis, (name, matrix) in zip(panels[3].subplots(1, len(relations)), relations.items(), strict=True):
+        limit = float(np.quantile(np.abs(matrix), 0.98))
+        axis.imshow(matrix, vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    for axis in figure.axes:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(visible=axis in panels[2].axes or axis in panels[3].axes, color="0.6")
+    return figure
+
+
+def _correlation(covariance: np.ndarray) -> np.ndarray:
+    """Of units with these covariances (d, d); 0 where one is constant."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 0))
+    scale = np.outer(deviation, deviation)
+    return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
+
+
+def _mosaic(maps: np.ndarray) -> np.ndarray:
+    """Maps (C, H, W) in a grid of eight columns, what is above them all between them."""
+    columns = min(8, len(maps))
+    rows = -(-len(maps) // columns)
+    height, width = maps.shape[1] + 1, maps.shape[2] + 1
+    grid = np.full((rows * height - 1, columns * width - 1), 2 * np.nanmax(maps) + 1)
+    for i, channel in enumerate(maps):
+        top, left = i // columns * height, i % columns * width
+        grid[top : top + height - 1, left : left + width - 1] = channel
+    return grid
+
+
+@_styled
+def neighbours_compared(
+    differences: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[float, float]], own: Sequence[str]
+) -> Figure:
+    """Test error less the baseline's of the same seed, in points: a ring a seed, a mark at the mean, the lowest on top.
+
+    `differences` by method, a value a seed; a bar joins `bounds`, of the methods that have them. Those of `own` are
+    orange diamonds, all others blue circles.
+    """
+    order = sorted(differences, key=lambda methods: np.mean(differences[methods]))
+    figure, axes = _figure(1, 1, 6.5, 1.2 + 0.42 * len(order))
+    axis = axes[0, 0]
+    kinds = {"the paper's four": (ORANGE, "D"), "neighbours": (BLUE, "o")}
+    for row, methods in enumerate(order):
+        label = "the paper's four" if methods in own else "neighbours"
+        shade, marker = kinds[label]
+        if methods in bounds:
+            axis.plot(bounds[methods], [row, row], color=shade, lw=1.5, marker="|", ms=8, label="_bounds")
+        axis.plot(np.mean(differences[methods]), row, marker, color=shade, ms=7, ls="none", label=label)
+        values = differences[methods]
+        axis.plot(values, [row + 0.27] * len(values), "o", mfc="none", color=shade, ms=5, label="_seeds")
+    axis.axvline(0, color=BLACK, lw=0.8, ls=":")
+    axis.grid(axis="y", lw=0.4, alpha=0.4)
+    names = [f"{methods} ({len(differences[methods])})" for methods in order]
+    axis.set_yticks(range(len(order)), names)
+    axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(order) - 0.4, -0.6))
+    handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure

@@ -204,6 +204,8 @@ def _queue(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
+BEYOND = ("neighbour-weights", "neighbours")  # tables of the book that are none of the paper's
+
 GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "table-1": _table_1,
     "table-2": _table_2,

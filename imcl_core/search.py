@@ -2,10 +2,12 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imcl_core.errors import ImclError
+from imcl_core.grids import STRENGTHS, trial
 from imcl_core.ledger import Record
+from imcl_core.neighbours import NEIGHBOURS
 from imcl_core.recipes import RunConfig
 
 Candidate = tuple[RunConfig, ...]  # the same settings with one seed after the other
@@ -81,5 +83,24 @@ def difference(config: RunConfig) -> str:
     """The weights of a candidate, as `name=value`, where they are not the default."""
     default = RunConfig(dataset=config.dataset, model=config.model, methods=config.methods, profile=config.profile)
     ours, plain = config.identity(), default.identity()
-    weights = {k: v for k, v in ours.items() if v != plain[k] and k.startswith(("mid_", "pp_", "kernel_", "out_"))}
+    prefixes = ("mid_", "pp_", "kernel_", "out_", *NEIGHBOURS.values())
+    weights = {k: v for k, v in ours.items() if v != plain[k] and k.startswith(prefixes)}
     return ", ".join(f"{name}={value}" for name, value in weights.items()) or "the default weights"
+
+
+def chosen(records: Iterable[Record], profile: str = "cpu") -> dict[str, dict]:
+    """The strength of every method of `grids.STRENGTHS` with the lowest error at the end of its trial.
+
+    A tie goes to the default, then to the weaker. A method is left out until each of its strengths has a record.
+    """
+    errors, found = {record.config.name: record.last_error for record in records}, {}
+    for method, strengths in STRENGTHS.items():
+        names = [trial(method, strength, profile).name for strength in strengths]
+        if all(name in errors for name in names):
+            tried = zip(strengths, names, strict=True)
+            found[method] = min(tried, key=lambda pair: (errors[pair[1]], not _is_default(method, pair[0])))[0]
+    return found
+
+
+def _is_default(method: str, strength: dict) -> bool:
+    return RunConfig(methods=method, **strength) == RunConfig(methods=method)

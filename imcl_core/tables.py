@@ -6,8 +6,8 @@ import os
 import re
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from imcl_core.errors import ImclError, check_choice
 from imcl_core.files import write_whole
-from imcl_core.grids import BEFORE, BEST, COMBINATIONS, NOISE, SINGLES
+from imcl_core.grids import BEFORE, BEST, COMBINATIONS, NOISE, SINGLES, STRENGTHS, TUNED, grid, trial
 from imcl_core.ledger import Ledger, Run
 from imcl_core.recipes import DATASETS, RunConfig
 
@@ -33,6 +33,12 @@ TITLES = {
 }
 LINES = ("paper", "last epoch", "deviation (n)", "best epoch", "difference")  # below the name of a row that has runs
 METHODS = ("baseline", *BEFORE, *COMBINATIONS)  # in the order of the study's rows
+SOURCES = {  # of every method of the comparison with neighbours
+    **dict.fromkeys(SINGLES, "Fang & Lin 2021"), "spatial-dropout": "Tompson 2015", "dropblock": "Ghiasi 2018",
+    "cutout": "DeVries 2017", "decov": "Cogswell 2016", "deep-supervision": "Lee 2015", "predsim": "Nøkland 2019",
+    "hsic": "Ma 2020", "kd": "Hinton 2014",
+}  # fmt: skip
+COMPARED = 3  # seeds of that comparison; a further baseline is there as a teacher alone
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,15 @@ def metric_of(dataset: str) -> str:
 class Cell:
     """One place of a table: its lines of text, the number it is sorted by, and the runs it rests on.
 
-    The lines of the cells of a row stand beside one another; the head's first line is its name.
+    The lines of the cells of a row stand beside one another; the head's first line is its name. `links`: what the
+    links to the runs say; their seeds, unless given.
     """
 
     lines: tuple[str, ...]
     value: float | None = None
     runs: tuple[Run, ...] = ()
     profile: str = ""
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -320,9 +328,9 @@ def paired(config: RunConfig, against: RunConfig, ledger: Ledger) -> dict[int, f
 
 
 def _study(ledger: Ledger) -> Table:
-    """Everything that was run in the `cpu` profile with default settings, and how far it is from its baseline."""
+    """What was run of `METHODS` in the `cpu` profile with default settings, and how far it is from its baseline."""
     rows, data = [], []
-    for config in sorted(ledger.cells("cpu"), key=_in_order):
+    for config in sorted((c for c in ledger.cells("cpu") if c.methods in METHODS), key=_in_order):
         runs = ledger.runs(config)
         if not runs:
             continue
@@ -348,6 +356,7 @@ def _study(ledger: Ledger) -> Table:
 
 def _study_row(config: RunConfig, runs: tuple[Run, ...], summary: dict[str, Any]) -> tuple[Cell, ...]:
     difference = "" if not summary["pairs"] else signed(summary["difference_mean"])
+    last, best = ("" if summary[name] is None else f"{summary[name]:.2f}" for name in ("last_mean", "best_mean"))
     if summary["pairs"]:
         difference += _plus_minus(summary["difference_deviation"]) + f" ({summary['pairs']})"
     return (
@@ -355,8 +364,8 @@ def _study_row(config: RunConfig, runs: tuple[Run, ...], summary: dict[str, Any]
         Cell((f"{config.noise:.0%}",), config.noise),
         Cell((_method(config.methods),)),
         Cell((str(len(runs)),), len(runs), runs, config.profile),
-        Cell((f"{summary['last_mean']:.2f}{_plus_minus(summary['last_deviation'])}",), summary["last_mean"]),
-        Cell((f"{summary['best_mean']:.2f}",), summary["best_mean"]),
+        Cell((last + _plus_minus(summary["last_deviation"]) if runs else NO_RUN,), summary["last_mean"]),
+        Cell((best,), summary["best_mean"]),
         Cell((difference,), summary["difference_mean"]),
         Cell((summary["hardware"],)),
     )
@@ -371,8 +380,92 @@ def _moments(differences: Iterable[float]) -> dict[str, float | None]:
 
 
 def _in_order(config: RunConfig) -> tuple:
-    known = METHODS.index(config.methods) if config.methods in METHODS else len(METHODS)
-    return DATASETS.index(config.dataset), config.model, config.noise, known, config.methods
+    return DATASETS.index(config.dataset), config.model, config.noise, METHODS.index(config.methods)
+
+
+def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = None) -> Table:
+    """The baseline, the four and their neighbours, each at its chosen strength: how that was chosen, and what it gives.
+
+    `operations` of a training step by method, relative to the baseline's, as counted by `imcl_core.plan`: one column
+    more. Counting takes seconds, so it is left to the caller.
+    """
+    rows, data, by_method = [], [], neighbour_differences(ledger)
+    for config in grid("neighbours", "cpu", 1):
+        runs, differences = compared(config, ledger), by_method.get(config.methods, {})
+        summary = summarise(config, runs) | {"pairs": len(differences)} | _moments(differences.values())
+        trials, tried = _trials(config, ledger)
+        _, _, method, n, last, _, difference, hardware = _study_row(config, runs, summary)
+        n = replace(n, lines=(f"{len(runs)} of {COMPARED}",))
+        source, cost = SOURCES.get(config.methods, ""), (operations or {}).get(config.methods)
+        price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
+        rows.append((method, Cell((source,)), trials, n, last, difference, *price, hardware))
+        data.append({"table": "neighbours"} | summary | {"source": source, "operations": cost} | tried)
+    data = pd.DataFrame(data)
+    note = (
+        "ResNet-18 on CIFAR-100 in the cpu profile: narrow networks, a part of the images, few epochs; no number of "
+        "the paper stands beside it. Held-out error: at the end of a short run on images held out of the training set, "
+        f"one seed; {data.tried.sum()} of {sum(map(len, STRENGTHS.values()))} such runs are there. "
+        "Chosen: the strength of the runs behind the other columns, which are tested on the test set; "
+        f"{data.n.sum()} of {COMPARED * len(data)} are there. Errors in percent, of the last epoch: mean and deviation "
+        "over n seeds. The difference to the baseline is taken seed by seed; below zero is better."
+    )
+    if operations is not None:
+        note += (
+            " Operations: multiplications and additions of a training step, as a multiple of the baseline's; the "
+            "training of a teacher, and the linear systems of hsic, are not in them."
+        )
+    price = [] if operations is None else ["operations"]
+    columns = ("method", "source", "held-out error by strength", "n", "last epoch", "less the baseline's", *price)
+    shown = (
+        "method", "chosen", "n", "last_mean", "last_deviation", "difference_mean", "difference_deviation", "pairs",
+        *price,
+    )  # fmt: skip
+    title = "The four and their neighbours, tuned alike, in the cpu profile (not the paper's scale)"
+    return Table("neighbours", title, note, (*columns, "hardware"), tuple(rows), data, shown)
+
+
+def compared(config: RunConfig, ledger: Ledger) -> tuple[Run, ...]:
+    """The runs of `config` at the seeds of the comparison with neighbours."""
+    return tuple(run for run in ledger.runs(config) if run.seed < COMPARED)
+
+
+def neighbour_differences(ledger: Ledger) -> dict[str, dict[int, float]]:
+    """By method, then by seed: the last epoch's error at the chosen strength less the baseline's, in points."""
+    baseline, *others = grid("neighbours", "cpu", 1)
+    every = {config.methods: paired(config, baseline, ledger) for config in others}
+    return {m: {seed: d for seed, d in by_seed.items() if seed < COMPARED} for m, by_seed in every.items()}
+
+
+def strength_name(strength: Mapping[str, Any]) -> str:
+    """A strength as a number: of its first setting, at the last layer where layers differ."""
+    value = next(iter(strength.values()))
+    return f"{value[-1] if isinstance(value, tuple) else value:g}"
+
+
+def _trials(config: RunConfig, ledger: Ledger) -> tuple[Cell, dict[str, Any]]:
+    """A line a strength with its held-out error, the chosen one marked; and the same for the data."""
+    method = config.methods
+    strengths = STRENGTHS.get(method, [{}])
+    found = [ledger.runs(trial(method, strength, config.profile)) for strength in strengths]
+    found = [next((run for run in runs if run.seed == 0), None) for runs in found]
+    names = [strength_name(s) if s else "baseline" for s in strengths]
+    errors = [None if run is None else run.errors[metric_of(config.dataset)][0] for run in found]
+    marks = [", chosen" if s and s == TUNED[method] else "" for s in strengths]
+    lines = [
+        f"{name}: {'none yet' if error is None else f'{error:.2f}'}{mark}"
+        for name, error, mark in zip(names, errors, marks, strict=True)
+    ]
+    if method in STRENGTHS:
+        lines.insert(0, next(iter(strengths[0])))
+    runs = [(run, name) for run, name in zip(found, names, strict=True) if run is not None]
+    cell = Cell(tuple(lines), None, tuple(r for r, _ in runs), config.profile, tuple(name for _, name in runs))
+    return cell, {
+        "setting": next(iter(strengths[0]), ""),
+        "chosen": strength_name(TUNED[method]) if method in TUNED else "",
+        "trials": " ".join(f"{n}:{e}" for n, e in zip(names, errors, strict=True) if e is not None),
+        "tried": len(runs) if method in STRENGTHS else 0,
+        "trial_records": " ".join(run.path.name for run, _ in runs),
+    }
 
 
 TABLES: dict[str, Callable[[Ledger], Table]] = {
@@ -381,6 +474,7 @@ TABLES: dict[str, Callable[[Ledger], Table]] = {
     "table-3": _printed("table-3", "table3"),
     "figure-2": _figure_2,
     "study": _study,
+    "neighbours": neighbours_table,
 }
 
 
@@ -418,7 +512,8 @@ def _html_cell(cell: Cell, kind: str, base: str | Path) -> str:
 def _html_runs(cell: Cell, base: str | Path) -> str:
     """What a cell rests on, folded: profile, hardware, and a link to each record."""
     paths = [_escaped(Path(os.path.relpath(run.path, base)).as_posix()) for run in cell.runs]
-    links = ", ".join(f'<a href="{path}">seed {run.seed}</a>' for path, run in zip(paths, cell.runs, strict=True))
+    names = [_escaped(name) for name in cell.links or (f"seed {run.seed}" for run in cell.runs)]
+    links = ", ".join(f'<a href="{path}">{name}</a>' for path, name in zip(paths, names, strict=True))
     devices = ", ".join(sorted({run.device for run in cell.runs}))
     return (
         f"<details><summary>{len(cell.runs)} record{'s' * (len(cell.runs) > 1)}</summary>"

@@ -1,0 +1,94 @@
+"""Figures of the chapter on neighbours: what is drawn is what was given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from imcl_core import figures
+
+DIFFERENCES = {"out": [1.0, 3.0], "cutout": [-2.0, -1.0, 0.0], "kd": [0.5]}
+BOUNDS = {"cutout": (-2.7, 0.7)}
+
+
+@pytest.fixture
+def at_work():
+    rng = np.random.default_rng(0)
+    images, maps = rng.random((3, 8, 8, 3)), rng.random((10, 4, 4))
+    kept = {"spatial-dropout": np.ones(maps.shape, bool), "dropblock": np.ones(maps.shape, bool)}
+    kept["spatial-dropout"][1], kept["dropblock"][9, :3, :3] = False, False
+    covariances = {"before": np.array([[4.0, 2.0], [2.0, 4.0]]), "after": np.array([[1.0, 0.0], [0.0, 0.0]])}
+    relations = {"similarity": np.eye(3), "kernel": 0.01 * np.ones((3, 3))}
+    given = images, 0.5 * images, maps, kept, covariances, relations
+    return given, figures.neighbours_at_work(*given)
+
+
+def shown(figure):
+    return [np.ma.filled(axis.images[0].get_array().astype(float), np.nan) for axis in figure.axes]
+
+
+def test_images_stand_above_what_is_left_of_them(at_work):
+    (images, cut, *_), figure = at_work
+    for drawn, given in zip(shown(figure)[:6], [*images, *cut], strict=True):
+        np.testing.assert_array_equal(drawn, given)
+
+
+def test_dropped_units_are_orange_and_no_others(at_work):
+    (_, _, maps, kept, *_), figure = at_work
+    masks = [np.ones(maps.shape, bool), *kept.values()]
+    for axis, drawn, mask in zip(figure.axes[6:9], shown(figure)[6:9], masks, strict=True):
+        assert drawn.shape == (9, 8 * 5 - 1)  # two rows of eight maps, four units each and a line between
+        assert np.isnan(drawn).sum() == (~mask).sum()
+        assert drawn[0, 0] == (maps[0, 0, 0] if mask[0, 0, 0] else np.nan)
+        np.testing.assert_array_equal(drawn[5:, 5:9], np.where(mask[9], maps[9], np.nan))
+        assert (drawn[4] > maps.max()).all()
+        assert axis.images[0].get_clim()[1] == maps.max()
+        assert to_hex(axis.images[0].get_cmap().get_over()) == "#ffffff"
+        assert to_hex(axis.images[0].get_cmap().get_bad()) == figures.ORANGE.lower()
+    names = [axis.get_title() for axis in figure.axes[6:9]]
+    assert names[1:] == list(kept)
+
+
+def test_covariances_share_a_scale_and_correlations_have_their_own(at_work):
+    figure = at_work[1]
+    axes, drawn = figure.axes[9:13], shown(figure)[9:13]
+    assert [axis.get_title() for axis in axes] == [
+        f"{name}\n{kind}" for kind in ("covariance", "correlation") for name in ("before", "after")
+    ]
+    np.testing.assert_allclose(drawn[2], [[1.0, 0.5], [0.5, 1.0]])
+    np.testing.assert_allclose(drawn[3], [[1.0, 0.0], [0.0, 0.0]])  # a constant unit has no correlation
+    limits = [axis.images[0].get_clim() for axis in axes]
+    assert limits[0] == limits[1] and limits[2] == limits[3] == (-1, 1)
+    relations = [axis.images[0].get_clim() for axis in figure.axes[13:]]
+    assert relations[0] != relations[1]
+
+
+def test_the_picture_is_not_shown_twice(at_work):
+    assert not plt.get_fignums()
+
+
+def marks(axis):
+    return [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+
+
+def test_methods_are_sorted_by_their_mean_and_the_papers_stand_out():
+    figure = figures.neighbours_compared(DIFFERENCES, BOUNDS, ["out", "mid"])
+    (axis,) = figure.axes
+    order = ["cutout", "kd", "out"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["cutout (3)", "kd (1)", "out (2)"]
+    means = [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks(axis)]
+    assert means == [(np.mean(DIFFERENCES[name]), row) for row, name in enumerate(order)]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
+    looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in marks(axis)}
+    assert looks == {"neighbours": (figures.BLUE, "o"), "the paper's four": (figures.ORANGE, "D")}
+    (legend,) = figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(looks)
+
+
+def test_there_is_a_ring_a_seed_and_a_bar_where_there_are_bounds():
+    (axis,) = figures.neighbours_compared(DIFFERENCES, BOUNDS, ["out"]).axes
+    rings = [line.get_xdata() for line in axis.get_lines() if line.get_label() == "_seeds"]
+    assert [list(x) for x in rings] == [DIFFERENCES[name] for name in ("cutout", "kd", "out")]
+    bars = [list(line.get_xdata()) for line in axis.get_lines() if line.get_label() == "_bounds"]
+    assert bars == [list(BOUNDS["cutout"])]
+    assert "points" in axis.get_xlabel() and "baseline" in axis.get_xlabel()
