@@ -314,7 +314,7 @@ def _status(parsed: argparse.Namespace) -> None:
     folders = [folder for folder in parsed.folders if os.path.isdir(folder)]
     speeds = batch.Speeds(choose_device(parsed.device), ledger.records(*folders))
     print(
-        f"{'table':10}{'done':>6}{'failed':>8}{'begun':>7}{'missing':>9}   "
+        f"{'table':18}{'done':>6}{'failed':>8}{'begun':>7}{'missing':>9}   "
         f"time left on {batch.device_name(speeds.device)}"
     )
     failures: dict[str, str] = {}
@@ -327,7 +327,7 @@ def _status(parsed: argparse.Namespace) -> None:
             f" and {len(left) - len(known)} unmeasured" if len(known) < len(left) else ""
         )
         print(
-            f"{table:10}{len(cells['done']):6}{len(cells['failed']):8}{len(cells['begun']):7}"
+            f"{table:18}{len(cells['done']):6}{len(cells['failed']):8}{len(cells['begun']):7}"
             f"{len(cells['missing']):9}   {time_left}"
         )
         failures |= {n: why for n, why in batch.failures(configs, *folders).items() if n in cells["failed"]}
@@ -336,7 +336,7 @@ def _status(parsed: argparse.Namespace) -> None:
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="*", help="as imcl status lists them (default: all)")
+    parser.add_argument("tables", nargs="*", help="as imcl status lists them (default: the paper's)")
     _grid_arguments(parser, seeds=3)
     parser.add_argument("--results", default="results", help="folder with records: speeds (default: results)")
     parser.add_argument("--price", type=float, help="of an hour of a GPU, in your currency: what the hours cost")
@@ -344,9 +344,10 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parsed: argparse.Namespace) -> None:
     from imcl_core import ledger, plan
-    from imcl_core.grids import GRIDS, grid
+    from imcl_core.grids import BEYOND, GRIDS, grid
 
-    grids = {name: grid(name, parsed.profile, parsed.seeds) for name in parsed.tables or GRIDS}
+    tables = parsed.tables or [name for name in GRIDS if name not in BEYOND]
+    grids = {name: grid(name, parsed.profile, parsed.seeds) for name in tables}
     table = plan.plan(grids, ledger.records(parsed.results) if os.path.isdir(parsed.results) else [])
     print(table.to_string(float_format="{:.1f}".format))
     if parsed.price is not None:
@@ -393,7 +394,7 @@ def _memory(parsed: argparse.Namespace) -> None:
 
 
 def _tables_arguments(parser: argparse.ArgumentParser) -> None:
-    names = "table-1, table-2, table-3, figure-2, study or claims (default: all)"
+    names = "table-1, table-2, table-3, figure-2, study, neighbours or claims (default: all)"
     parser.add_argument("table", nargs="?", help=names)
     parser.add_argument("--results", default="results", help="folder with the records (default: results)")
     parser.add_argument("--out", help="folder for the tables as HTML, CSV and LaTeX, and for Figure 2")
