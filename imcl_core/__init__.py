@@ -1,6 +1,7 @@
 """Intra-model collaborative learning (Fang & Lin, arXiv 2105.09590): the four losses, and training with them."""
 
 from imcl_core.collaboration import Collaboration, MethodSettings
+from imcl_core.dense import DenseCollaboration, DenseSettings
 from imcl_core.errors import ImclError
 from imcl_core.ledger import Record
 from imcl_core.neighbours import NeighbourSettings
@@ -10,6 +11,8 @@ from imcl_core.training import train
 
 __all__ = [
     "Collaboration",
+    "DenseCollaboration",
+    "DenseSettings",
     "ImclError",
     "MethodSettings",
     "MultiInstance",

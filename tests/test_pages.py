@@ -69,9 +69,9 @@ def test_each_link_leads_somewhere(page):
 
 def test_the_weekend_has_every_chapter_or_spans_it():
     weekend = text("book/reading-map.md").split("## In a weekend")[1]
-    named = set(map(int, re.findall(r"notebooks/(\d)-", weekend)))
-    chapters = {int(file.name[0]) for file in (ROOT / "notebooks").glob("[0-9]-*.ipynb")}
-    spans = re.findall(r"\[(\d)\]\([^)]*\) to \[(\d)\]", weekend)
+    named = set(map(int, re.findall(r"notebooks/(\d+)-", weekend)))
+    chapters = {int(file.name.partition("-")[0]) for file in (ROOT / "notebooks").glob("[0-9]*-*.ipynb")}
+    spans = re.findall(r"\[(\d+)\]\([^)]*\) to \[(\d+)\]", weekend)
     assert {n for first, last in spans for n in range(int(first), int(last) + 1)} == chapters >= named
 
 
