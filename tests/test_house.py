@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from imcl_core import Collaboration, MethodSettings, RunConfig, notebooks
+from imcl_core import Collaboration, DenseSettings, MethodSettings, RunConfig, notebooks
 from imcl_core.errors import ImclError
 from imcl_core.training import choose_device, device_name
 
@@ -157,9 +157,9 @@ def shown_settings() -> set[str]:
 
 def test_each_setting_of_a_method_is_on_the_pages_with_its_default():
     methods = {field.name for field in dataclasses.fields(MethodSettings)}
-    run = {field.name for field in dataclasses.fields(RunConfig)}
-    assert methods <= shown_settings() <= run
-    for field in dataclasses.fields(RunConfig):
+    every = [*dataclasses.fields(RunConfig), *dataclasses.fields(DenseSettings)]
+    assert methods <= shown_settings() <= {field.name for field in every}
+    for field in every:
         assert extension().setting_default(field.name) == repr(field.default)
 
 

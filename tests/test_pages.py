@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from imcl_core import Collaboration, RunConfig, Tree, cli, losses
+from imcl_core import Collaboration, DenseSettings, RunConfig, Tree, cli, losses
 from imcl_core.heads import LocalClassifier, hierarchical_dropout, make_classifier
 from imcl_core.networks import ConvUnit, build
 
@@ -355,4 +355,4 @@ def test_settings_named_on_the_pages_are_settings():
     pages = "".join(text(f"book/{page}.md") for page in ("notation", "glossary", "prerequisites", "reading-map"))
     named = set(re.findall(r"\{setting\}`(\w+)`", pages))
     assert {"pop_alpha", "pop_temperature", "pop_splits"} <= named
-    assert all(hasattr(RunConfig(), name) for name in named)
+    assert all(hasattr(RunConfig(), name) or hasattr(DenseSettings(), name) for name in named)

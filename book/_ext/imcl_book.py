@@ -1,8 +1,9 @@
 """The book's own Sphinx extension: what it looks up where it lives, and what its theme leaves out.
 
 `{paper}` shows a figure of the paper, `source/dataset/model/method` as in `book/paper.csv`, or the difference
-of two, `a - b`. `{setting}` shows a setting of `imcl_core.RunConfig` with its default. The directive `executions`
-is a table of what each notebook's last run took, `pdf` a link that appears once `make pdf` has made the file.
+of two, `a - b`. `{setting}` shows a setting of a run, or of a `DenseCollaboration`, with its default. The directive
+`executions` is a table of what each notebook's last run took, `pdf` a link that appears once `make pdf` has made the
+file.
 """
 
 import csv
@@ -24,6 +25,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from imcl_core.dense import DenseSettings
 from imcl_core.errors import ImclError, nearest
 from imcl_core.notebooks import code_digest
 from imcl_core.recipes import RunConfig
@@ -66,10 +68,10 @@ def paper_value(expression: str) -> str:
 
 
 def setting_default(name: str) -> str:
-    """The default of a setting of `RunConfig`, as written in Python; raises `ImclError` if there is none."""
-    defaults = {field.name: field.default for field in fields(RunConfig)}
+    """The default of a setting of `RunConfig` or `DenseSettings`, as Python writes it; `ImclError` if there is none."""
+    defaults = {field.name: field.default for kind in (DenseSettings, RunConfig) for field in fields(kind)}
     if name not in defaults:
-        raise ImclError(f"RunConfig has no setting {name!r}.{nearest(name, defaults)}")
+        raise ImclError(f"There is no setting {name!r}.{nearest(name, defaults)}")
     return repr(defaults[name])
 
 
