@@ -503,8 +503,21 @@ class Collaboration(nn.Module):
         """What the network costs, and what each term adds to it, counted without running it: a row each.
 
         Columns: parameters; multiply-adds of a forward pass of `batch_size` images (backward takes about twice as
-        many); bytes kept from it for the backward pass.
+        many); bytes kept from it for the backward pass. Methods that `weigh` has switched off are counted too.
+        Raises `ImclError` for a batch that is too small for a normalisation, and for a network on the meta device.
         """
+        if next(self.network.parameters()).is_meta:
+            raise ImclError(
+                "The network is on the meta device: make it on the CPU, where counting costs no memory either."
+            )
+        try:
+            return self._count(batch_size)
+        except ValueError as error:
+            raise ImclError(
+                f"A step of {batch_size} images cannot be counted ({error}): name a larger batch_size."
+            ) from error
+
+    def _count(self, batch_size: int) -> pd.DataFrame:
         rows = {"network": (_size(self.network), *count(self._whole(batch_size), self))}
         if "out" in self.methods:
             with self._branched():

@@ -461,6 +461,14 @@ def test_frozen_layers_stay_frozen():
         assert (parameter.grad is None) == name.startswith(("network.layer1.", "network.layer3.")), name
 
 
+def test_what_cannot_be_counted_is_told():
+    network = torchvision.models.resnet18(num_classes=CLASSES)
+    with pytest.raises(ImclError, match=r"A step of 1 images cannot be counted .*: name a larger batch_size"):
+        Collaboration(network, "mid").cost(batch_size=1)
+    with pytest.raises(ImclError, match="on the meta device: make it on the CPU"):
+        Collaboration(network.to("meta"), "kernel").cost()
+
+
 def test_cost_is_what_a_step_computes_and_keeps():
     torch.manual_seed(0)
     network = build("resnet18")
