@@ -1,6 +1,6 @@
-"""Segmentation with and without the four losses: a U-Net on mosaics of patterns, five seeds, pairs of one seed.
+"""Segmentation with and without the four losses: a U-Net on mosaics of patterns, three seeds, pairs of one seed.
 
-    python benchmarks/dense.py --out benchmarks/dense.json      (a quarter of an hour on two cores)
+    python benchmarks/dense.py --out benchmarks/dense.json      (ten minutes on two cores)
     python benchmarks/dense.py --seeds 1 --methods baseline mid
 
 Every weight is the default of classification, fixed before the first run; nothing is tuned on these scenes. Runs of a
@@ -42,7 +42,7 @@ def summary(records: list[dict], methods: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the records to this JSON file")
