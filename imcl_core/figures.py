@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from imcl_core.ledger import Record
@@ -1142,4 +1142,127 @@ def neighbours_compared(
     axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(order) - 0.4, -0.6))
     handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    return figure
+
+
+# --- beyond classification --------------------------------------------------------------------------------------------
+
+PIXEL_COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, RED, "#8C4A00")  # of classes on label maps
+UNLABELLED = "#FFFFFF"
+
+
+@_styled
+def label_maps(rows: Mapping[str, Mapping[str, np.ndarray]], classes: Sequence[str]) -> Figure:
+    """Images and maps of labels in a grid, `rows[row][column]`: images (3, H, W) of bytes, labels (H, W).
+
+    Columns have the names of the first row; a label of no class is white.
+    """
+    columns = list(next(iter(rows.values())))
+    height = (6.4 / len(columns) + 0.06) * len(rows) + 0.65
+    figure, axes = _figure(len(rows), len(columns), 7, height)
+    for line, (name, row) in zip(axes, rows.items(), strict=True):
+        for axis, panel in zip(line, row.values(), strict=True):
+            _picture(axis, panel, len(classes))
+        line[0].set_ylabel(name)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name, fontsize=9)
+    _name_classes(figure, classes)
+    return figure
+
+
+def _picture(axis, panel: np.ndarray, classes: int) -> None:
+    """An image (3, H, W), or a map of labels (H, W) in the colours of its classes."""
+    if panel.ndim == 3:
+        axis.imshow(panel.transpose(1, 2, 0), interpolation="nearest")
+    else:
+        shades = ListedColormap(PIXEL_COLOURS[:classes]).with_extremes(over=UNLABELLED)
+        axis.imshow(panel, vmin=-0.5, vmax=classes - 0.5, cmap=shades, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(visible=True, color="0.6")
+
+
+def _name_classes(figure: Figure, classes: Sequence[str]) -> None:
+    patches = [plt.Rectangle((0, 0), 1, 1, color=shade) for shade in PIXEL_COLOURS[: len(classes)]]
+    figure.legend(patches, classes, loc="outside lower center", ncols=3, fontsize=9)
+
+
+@_styled
+def predictions_of_pixels(
+    image: np.ndarray, labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str], place: tuple[int, int]
+) -> Figure:
+    """Several predictions for every pixel of an image, probabilities (n, m, H, W), and how far they disagree.
+
+    Above, the image (3, H, W), its labels (H, W) and what each prediction says; below, the entropy (nats) of their mean
+    at every pixel, and all of them at one `place` (row, column), which is ringed; its label is in brackets.
+    """
+    figure = plt.figure(figsize=(7, 4.6), layout="constrained")
+    plt.close(figure)
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.9))
+    panels = {"image": image, "labels": labels}
+    panels |= {f"mask {h + 1}": p.argmax(axis=0) for h, p in enumerate(predictions)}
+    ring = {"marker": "o", "mfc": "none", "mec": BLACK, "ms": 9, "mew": 2}
+    for axis, (name, panel) in zip(above.subplots(1, len(panels)), panels.items(), strict=True):
+        _picture(axis, panel, len(classes))
+        axis.plot(*place[::-1], **(ring | {"mec": "white", "mew": 4}))
+        axis.plot(*place[::-1], **ring)
+        axis.set_title(name, fontsize=9)
+    mean = predictions.mean(axis=0)
+    entropy = -(mean * np.log(np.maximum(mean, 1e-12))).sum(axis=0)
+    left, right = below.subplots(1, 2, width_ratios=(1, 1.7))
+    shown = left.imshow(entropy, vmin=0, vmax=np.log(len(classes)), interpolation="nearest")
+    left.plot(*place[::-1], **(ring | {"mec": "white", "mew": 4}))
+    left.plot(*place[::-1], **ring)
+    left.set(xticks=[], yticks=[], title="entropy of the mean (nats)")
+    below.colorbar(shown, ax=left, location="bottom", aspect=25)
+    at_place = {f"mask {h + 1}": p[:, *place] for h, p in enumerate(predictions)}
+    names = [name.replace(" ", "\n") for name in classes]
+    names[labels[place]] = f"[{names[labels[place]]}]"
+    _grouped_bars(right, at_place, names, (BLUE, SKY, GREEN, ORANGE))
+    right.set(ylabel="probability", ylim=(0, 1), title="the ringed pixel")
+    right.legend(ncols=2)
+    return figure
+
+
+@_styled
+def dense_compared(
+    values: Mapping[str, Sequence[float]],
+    differences: Mapping[str, Sequence[float]],
+    bounds: Mapping[str, tuple[float, float]],
+    label: str,
+) -> Figure:
+    """A quantity by method, and its difference to the baseline of the same seed: a ring a seed, a mark at the mean.
+
+    `values` has the baseline too; a bar joins the `bounds` of a mean difference.
+    """
+    figure, ((left, right),) = _figure(1, 2, 7, 1.2 + 0.45 * len(values), sharey=True)
+    for axis, by_method in ((left, values), (right, differences)):
+        for row, methods in enumerate(values):
+            if methods in by_method:
+                found, shade = by_method[methods], colour(methods)
+                axis.plot(found, [row + 0.22] * len(found), "o", mfc="none", color=shade, ms=6, label="_seeds")
+                axis.plot(np.mean(found), row - 0.1, _marker(methods), color=shade, ms=7, label=methods)
+        axis.grid(axis="y", lw=0.4, alpha=0.4)
+    for methods, ends in bounds.items():
+        row = list(values).index(methods) - 0.1
+        right.plot(ends, [row, row], color=colour(methods), lw=1.5, marker="|", ms=9, label="_bounds")
+    right.axvline(0, color=BLACK, lw=0.8, ls=":")
+    left.set_yticks(range(len(values)), [f"{methods} ({len(found)})" for methods, found in values.items()])
+    left.set(xlabel=label, ylim=(len(values) - 0.4, -0.6))
+    right.set(xlabel="less the baseline's of the same seed")
+    return figure
+
+
+@_styled
+def curves_by_method(curves: Mapping[str, np.ndarray], label: str) -> Figure:
+    """A quantity (seeds, epochs) by epoch for each method: the mean over seeds, and the baseline's range as a band."""
+    figure, axes = _figure(1, 1, 6.5, 3.6)
+    axis = axes[0, 0]
+    for methods, runs in curves.items():
+        epochs = np.arange(1, runs.shape[1] + 1)
+        axis.plot(epochs, runs.mean(axis=0), color=colour(methods), marker=_marker(methods), ms=5, label=methods)
+        if methods == "baseline":
+            axis.fill_between(epochs, runs.min(axis=0), runs.max(axis=0), color=colour(methods), alpha=0.15, lw=0)
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
