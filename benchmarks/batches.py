@@ -5,8 +5,8 @@
     python benchmarks/batches.py --runs 12        (two minutes)
 
 Each way is timed twice, with a quarter of the runs and with all of them: the difference is what the further runs take,
-without the start of the processes. A slot has one thread. Local slots, and those of Ray, are one and two; the speed-up is
-over one slot.
+without the start of the processes. A slot has one thread. Local slots, and those of Ray, are one and two; the speed-up
+is over one slot.
 """
 
 import argparse
