@@ -262,6 +262,7 @@ def test_the_study_is_apart_and_pairs_seeds(tmp_path):
         *(record(79 + 2 * s, seed=s, **cpu) for s in (1, 2, 5)),
         record(10.0, methods="mid", mid_alpha=1.0, **cpu),
         record(10.0, methods="mid", profile="smoke"),
+        record(10.0, methods="cutout", **cpu),  # a neighbour
     )
     study = tables.table("study", Ledger(tmp_path))
     assert list(study.data.method) == ["baseline", "out"]
