@@ -138,18 +138,18 @@ STRENGTHS = {  # of every method alone, from weak to strong with the default amo
 }
 TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
 TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
-    "out": {"out_alpha": 0.5},
-    "mid": {"mid_alpha": 0.05, "mid_beta": 0.05},
-    "pull-push": {"pp_pull": (0.1, 1.0), "pp_push": (0.1, 0.0)},
-    "kernel": {"kernel_weight": 0.01},
-    "spatial-dropout": {"spatial_rate": 0.1},
+    "out": {"out_alpha": 0.75},
+    "mid": {"mid_alpha": 0.0125, "mid_beta": 0.0125},
+    "pull-push": {"pp_pull": (0.1 * 3.0, 3.0), "pp_push": (0.1 * 3.0, 0.0)},
+    "kernel": {"kernel_weight": 0.03},
+    "spatial-dropout": {"spatial_rate": 0.03},
     "dropblock": {"dropblock_rate": 0.1},
-    "cutout": {"cutout_size": 8},
-    "decov": {"decov_weight": 0.1},
+    "cutout": {"cutout_size": 4},
+    "decov": {"decov_weight": 0.03},
     "deep-supervision": {"deep_weight": 0.3},
-    "predsim": {"predsim_weight": 1.0},
+    "predsim": {"predsim_weight": 3.0},
     "hsic": {"hsic_weight": 1e-3},
-    "kd": {"kd_alpha": 0.5},
+    "kd": {"kd_alpha": 0.25},
 }
 
 
