@@ -280,8 +280,11 @@ def stamp(path: Path) -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parent
     inputs = [path, *sorted(package.rglob("*.py")), *sorted((package.parent / "book").glob("*.csv"))]
-    if any("results" in cell.source for cell in _code(read(path))):
+    code = "\n".join(cell.source for cell in _code(read(path)))
+    if "results" in code:
         inputs += sorted(file for file in (package.parent / "results").rglob("*") if file.is_file())
+    if "benchmarks" in code:
+        inputs += sorted((package.parent / "benchmarks").glob("*.json"))
     for file in inputs:
         digest.update(f"{file.name}\n".encode() + (file.read_bytes() if file.exists() else b""))
     versions = [importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib", "pandas")]

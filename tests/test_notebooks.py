@@ -128,15 +128,16 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
     assert notebooks.main(["execute", "--cache", str(cache), str(path)]) == 1  # a failure is never up to date
 
 
-def test_the_stamp_follows_the_package_and_the_results_a_notebook_names(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["results", "benchmarks"])
+def test_the_stamp_follows_the_package_and_the_records_a_notebook_names(folder, tmp_path, monkeypatch):
     package = tmp_path / "imcl_core"
     package.mkdir()
     (package / "losses.py").write_text("a = 1")
     monkeypatch.setattr(notebooks, "__file__", str(package / "notebooks.py"))
-    plain, reader = chapter(tmp_path / "a.ipynb", "1"), chapter(tmp_path / "b.ipynb", "read('../results')")
+    plain, reader = chapter(tmp_path / "a.ipynb", "1"), chapter(tmp_path / "b.ipynb", f"read('../{folder}')")
     old = notebooks.stamp(plain), notebooks.stamp(reader)
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "run.json").write_text("{}")
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "run.json").write_text("{}")
     assert notebooks.stamp(plain) == old[0]
     assert notebooks.stamp(reader) != old[1]
     (package / "losses.py").write_text("a = 2")
