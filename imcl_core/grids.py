@@ -81,6 +81,7 @@ ABLATIONS = (  # a method, and one decision of the book's page taken the other w
     ("mid", {"mid_width": 32}),
     ("mid", {"attach": "blocks"}),
     ("pull-push", {"pp_centre": "batch"}),
+    ("pull-push", {"pp_normalise": False}),
     ("pull-push", {"attach": "blocks"}),
     ("tree", {"pop_sum": False}),
     ("tree", {"pop_rescale": False}),

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from imcl_core import ImclError, RunConfig, batch, executed, ledger, notebooks, train
+from imcl_core import (
+    ImclError,
+    MethodSettings,
+    NeighbourSettings,
+    PopulationSettings,
+    RunConfig,
+    batch,
+    executed,
+    ledger,
+    notebooks,
+    train,
+)
 from imcl_core.cli import main
 from imcl_core.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
 from imcl_core.pools import Died, Here, Slots
@@ -300,6 +311,13 @@ def test_an_ablation_differs_from_its_method_in_what_it_names():
         assert any(r.methods == methods and all(getattr(r, k) == v for k, v in change.items()) for r in runs)
         assert any(r.methods == methods and r.key == dataclasses.replace(r, **_defaults(change)).key for r in runs)
     assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
+
+
+def test_each_decision_that_is_a_switch_has_its_ablation():
+    own = [f for f in dataclasses.fields(MethodSettings) if not hasattr(NeighbourSettings, f.name)]
+    switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
+    numbers = {"nesterov", "hidden", "mid_pool", "mid_width"}  # and one of the optimizer
+    assert switches == {name for _, change in ABLATIONS for name in change} - numbers
 
 
 def _defaults(change):
