@@ -81,18 +81,17 @@ def _matches(name: str, pattern: str) -> bool:
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
-def check_logits(logits: Any, rows: int) -> Tensor:
-    """`logits`, where they are a tensor (rows, m); else `ImclError`."""
+def check_logits(
+    logits: Any, rows: int, form: str = "(B, m)", users: str = "Collaboration is for classifiers"
+) -> Tensor:
+    """`logits`, where they are a tensor of `rows` rows and as many dimensions as `form` names; else `ImclError`."""
     if not isinstance(logits, Tensor):
         raise ImclError(
-            f"The network returns a {type(logits).__name__}, not logits (B, m) alone: wrap it in a module that returns "
+            f"The network returns a {type(logits).__name__}, not logits {form} alone: wrap it in a module that returns "
             "them."
         )
-    if logits.ndim != 2 or len(logits) != rows:
-        raise ImclError(
-            f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits (B, m): Collaboration is for "
-            "classifiers."
-        )
+    if logits.ndim != 1 + form.count(",") or len(logits) != rows:
+        raise ImclError(f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits {form}: {users}.")
     return logits
 
 

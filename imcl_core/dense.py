@@ -6,6 +6,7 @@ column of the maps, its label, and the 3×3 image pixels around it, or whole ima
 class. `kernel` is what it was.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
+from imcl_core.attach import check_logits
 from imcl_core.collaboration import METHODS, Collaboration, MethodSettings, check_labels, parse_methods
 from imcl_core.errors import ImclError
 from imcl_core.heads import LocalSegmenter
 from imcl_core.settings import setting
 
 DENSE = (*METHODS, "spatial-dropout", "dropblock")
+check_maps = functools.partial(  # `check_logits` for maps of logits
+    check_logits,
+    form="(B, m, H, W)",
+    users="DenseCollaboration is for networks that label pixels, Collaboration for classifiers",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +39,6 @@ class DenseSettings(MethodSettings):
         super().__post_init__()
         if self.pp_pixels < 0 or self.pp_pixels == 1:
             raise ImclError(f"Setting pp_pixels must be 2 or more, or 0 for whole images, not {self.pp_pixels}.")
-
-
-def check_maps(logits: Tensor, rows: int) -> Tensor:
-    """`logits`, where they are a tensor (rows, m, H, W); else `ImclError`."""
-    if not isinstance(logits, Tensor):
-        raise ImclError(
-            f"The network returns a {type(logits).__name__}, not logits (B, m, H, W) alone: wrap it in a module that "
-            "returns them."
-        )
-    if logits.ndim != 4 or len(logits) != rows:
-        raise ImclError(
-            f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits (B, m, H, W): "
-            "DenseCollaboration is for networks that label pixels, Collaboration for classifiers."
-        )
-    return logits
 
 
 class DenseCollaboration(Collaboration):
