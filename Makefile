@@ -59,8 +59,8 @@ test: setup ## prove it right: style, tests, notebooks, the book without a warni
 	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env notebooks
 	@$(MAKE) --no-print-directory site
 
-colab: setup ## run every notebook as Colab would: its packages in a fresh environment, an empty folder
-	IMCL_COLAB=$(COLAB_PYTHON) $(PY) -m pytest -n $(JOBS) tests/test_colab.py
+colab: setup ## run every notebook as Colab would, with its packages (ONLY="[results] or [run]": those)
+	IMCL_COLAB=$(COLAB_PYTHON) $(PY) -m pytest -n $(JOBS) tests/test_colab.py -k "$(or $(ONLY),on_colab or what_is_missing)"
 
 serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
