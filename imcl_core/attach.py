@@ -335,11 +335,11 @@ class Trace:
             raise ImclError(f"{patterns!r} matches no convolution or linear layer whose filters kernel can compare.")
         return names
 
-    def kernels(self) -> list[str]:
+    def kernels(self, pointwise: bool = False) -> list[str]:
         """The convolutions of the last two map sizes, in repeated blocks where there are any, that are wider than 1×1.
 
-        Where these are depth-wise or there are none (MobileNet, ConvNeXt, ViT), the 1×1 convolutions and the linear
-        layers there.
+        Where these are depth-wise or there are none (MobileNet, ConvNeXt, ViT), and with `pointwise`, the 1×1
+        convolutions and the linear layers there too.
         """
         blocks = self._blocks()
         weighted = [
@@ -350,7 +350,7 @@ class Trace:
         ]  # fmt: skip
         last_two = sorted({call.positions for call in weighted})[:2]
         weighted = [call for call in weighted if call.positions in last_two]
-        chosen = [call for call in weighted if not call.pointwise] or weighted
+        chosen = [call for call in weighted if pointwise or not call.pointwise] or weighted
         return list(dict.fromkeys(call.name for call in chosen))
 
     def classifier(self) -> str:

@@ -394,7 +394,7 @@ def _memory(parsed: argparse.Namespace) -> None:
 
 
 def _tables_arguments(parser: argparse.ArgumentParser) -> None:
-    names = "table-1, table-2, table-3, figure-2, study, neighbours or claims (default: all)"
+    names = "table-1, table-2, table-3, figure-2, study, decisions, neighbours or claims (default: all)"
     parser.add_argument("table", nargs="?", help=names)
     parser.add_argument("--results", default="results", help="folder with the records (default: results)")
     parser.add_argument("--out", help="folder for the tables as HTML, CSV and LaTeX, and for Figure 2")

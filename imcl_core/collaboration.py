@@ -17,7 +17,7 @@ from imcl_core import losses, neighbours
 from imcl_core.attach import Layer, Trace, check_logits, find_modules, has_dropout
 from imcl_core.cost import count
 from imcl_core.errors import ImclError, check_choice, nearest
-from imcl_core.heads import LocalClassifier, Projection, hierarchical_dropout
+from imcl_core.heads import PROJECTIONS, LocalClassifier, hierarchical_dropout, make_projection
 from imcl_core.neighbours import NEIGHBOURS, NeighbourSettings, PredSimHead
 from imcl_core.networks import Network
 from imcl_core.settings import setting
@@ -56,12 +56,22 @@ class MethodSettings(NeighbourSettings):
     mid_temperature: float = setting(2.0, "T of Eq. 5 and Eq. 6")
     mid_pool: int = setting(4, "local classifiers see maps of at most this side")
     mid_width: int = setting(128, "local classifiers have at most this many filters")
+    mid_own: bool = setting(False, "a layer's own logits are among its teachers: the sum of Eq. 6 as printed")
     pp_pull: tuple[float, float] = setting((0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9")
     pp_push: tuple[float, float] = setting((0.1, 0.0), "weight of the push at the first and at the last layer, Eq. 9")
     pp_normalise: bool = setting(True, "divide the Frobenius norms of Eq. 9 by the batch size")
     pp_centre: str = setting("sample", "centre similarity rows per 'sample' or over the 'batch', Eq. 8")
+    pp_projection: str = setting("3x3", "g_i of Eq. 9: a '3x3' or '1x1' convolution without bias, or 'none'")
     kernel_weight: float = setting(0.01, "weight of L_kernel, Eq. 10")
+    kernel_pointwise: bool = setting(False, "compare the filters of 1×1 convolutions too, such as shortcuts")
+    kernel_biased: bool = setting(True, "a filter's standard deviation divides by G, not by G - 1, Eq. 10")
     attach: str = setting("layers", "where local classifiers and projections sit: 'layers' or 'blocks'")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("place to attach to (setting attach)", self.attach, ("layers", "blocks"))
+        check_choice("centring (setting pp_centre)", self.pp_centre, ("sample", "batch"))
+        check_choice("projection (setting pp_projection)", self.pp_projection, PROJECTIONS)
 
 
 def parse_methods(methods: str) -> tuple[str, ...]:
@@ -214,7 +224,6 @@ class Collaboration(nn.Module):
         super().__init__()
         _check_plain(network)
         self.network, self.methods, self.settings = network, parse_methods(methods), settings or MethodSettings()
-        check_choice("place to attach to (setting attach)", self.settings.attach, ("layers", "blocks"))
         self.image_shape = tuple(image_shape)
         self._layers: list[Layer] = []
         self._places: dict[str, list[Layer]] = {}
@@ -294,7 +303,7 @@ class Collaboration(nn.Module):
                 terms |= self._pull_push_terms(local, *self._similarities(images, labels))
             if "kernel" in on:
                 weight = self.settings.kernel_weight
-                terms |= {f"kernel/{name}": weight * _kernel_loss(self._module(name)) for name in self.kernels}
+                terms |= {f"kernel/{name}": weight * self._kernel_loss(name) for name in self.kernels}
             if "kd" in on:
                 alpha, taught = self._factors["kd"] * self.settings.kd_alpha, local["kd"]
                 terms |= {name: (1 - alpha) * terms[name] for name in ("hard", "out") if name in terms}
@@ -450,6 +459,15 @@ class Collaboration(nn.Module):
             loss = share * loss + (1 - share) * hard
         return {"out": loss}
 
+    def _kernel_loss(self, name: str) -> Tensor:
+        """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
+        module, biased = self._module(name), self.settings.kernel_biased
+        groups = getattr(module, "groups", 1)
+        if groups == 1:
+            return losses.kernel_loss(module.weight, biased)
+        parts = module.weight.chunk(groups)
+        return torch.linalg.vector_norm(torch.stack([losses.kernel_loss(part, biased) for part in parts]))
+
     def _compared(self, projected: Tensor) -> Tensor:
         """What pull-push compares of projected maps (B, C, H, W): the maps of all images."""
         return projected
@@ -457,7 +475,7 @@ class Collaboration(nn.Module):
     def _mid_terms(self, local: dict[str, Tensor], final: Tensor, targets: Tensor) -> dict[str, Tensor]:
         s = self.settings
         values = losses.intermediate_losses(
-            list(local.values()), final, targets, s.mid_alpha, s.mid_beta, s.mid_temperature
+            list(local.values()), final, targets, s.mid_alpha, s.mid_beta, s.mid_temperature, s.mid_own
         )
         return {f"mid/{name}": value for name, value in zip(local, values, strict=True)}
 
@@ -530,7 +548,7 @@ class Collaboration(nn.Module):
                 term = functools.partial(_head_term, method, head, compare, (batch_size, *layer.shape))
                 rows[f"{method}/{layer.name}"] = (_size(head), *count(term, self))
         for name in self.kernels:
-            rows[f"kernel/{name}"] = (0, *count(lambda _, name=name: _kernel_loss(self._module(name)), self))
+            rows[f"kernel/{name}"] = (0, *count(lambda _, name=name: self._kernel_loss(name), self))
         if self.teacher is not None:
             taught = torch.no_grad()(lambda make: self.teacher(make(batch_size, *self.image_shape)))
             rows["kd"] = (_size(self.teacher), *count(taught, self))
@@ -557,7 +575,7 @@ class Collaboration(nn.Module):
         parameter = next(self.network.parameters())
         makers = {
             "mid": self._local_classifier,
-            "pull-push": lambda c, _: Projection(c),
+            "pull-push": lambda c, _: make_projection(c, s.pp_projection),
             "deep-supervision": lambda c, size: LocalClassifier(c, size, self._num_classes),
             "predsim": lambda c, size: PredSimHead(c, size, self._num_classes, s.predsim_features),
         }
@@ -583,7 +601,7 @@ class Collaboration(nn.Module):
         if isinstance(self.network, Network):
             if layers is None:
                 layers = list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
-            kernels = _spatial_kernels(self.network) if kernels is None else kernels
+            kernels = _last_kernels(self.network, self.settings.kernel_pointwise) if kernels is None else kernels
         on_layers, kernel = bool({*LOCAL, *AT_ENDS} & set(self.methods)), "kernel" in self.methods
         _check_names(self.network, ({"layers": layers} if on_layers else {}) | ({"kernels": kernels} if kernel else {}))
         if "out" in self.methods and classifier is not None:
@@ -594,7 +612,8 @@ class Collaboration(nn.Module):
         if on_layers:
             found = trace.layers(self.settings.attach, classifier) if layers is None else trace.named_layers(layers)
         if kernel:
-            self.kernels = trace.kernels() if kernels is None else trace.named_kernels(kernels)
+            pointwise = self.settings.kernel_pointwise
+            self.kernels = trace.kernels(pointwise) if kernels is None else trace.named_kernels(kernels)
         for argument, wanted, names in (("layers", on_layers, found), ("kernels", kernel, self.kernels)):
             if wanted and not names:
                 raise ImclError(_NAME[argument])
@@ -739,18 +758,11 @@ def _read(take: Callable[[Tensor], Tensor], name: str, layer: Layer, local: dict
     local[name] = take(features if features.ndim == 2 else layer.as_maps(features))
 
 
-def _kernel_loss(module: nn.Module) -> Tensor:
-    """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
-    groups = getattr(module, "groups", 1)
-    if groups == 1:
-        return losses.kernel_loss(module.weight)
-    return torch.linalg.vector_norm(torch.stack([losses.kernel_loss(w) for w in module.weight.chunk(groups)]))
-
-
-def _spatial_kernels(network: Network) -> list[str]:
-    """The 3×3 convolutions of the last two groups."""
-    units = network.layers
-    return [f"{n}.conv" for group in network.groups[-2:] for n in group if units[n].conv.kernel_size == (3, 3)]
+def _last_kernels(network: Network, pointwise: bool) -> list[str]:
+    """The 3×3 convolutions of the last two groups; with `pointwise` the 1×1 ones too."""
+    units = tuple(f"{name}." for group in network.groups[-2:] for name in group)
+    convolutions = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and n.startswith(units)}
+    return [name for name, module in convolutions.items() if pointwise or module.kernel_size == (3, 3)]
 
 
 def _key(method: str, layer: str) -> str:

@@ -72,17 +72,25 @@ def _before(profile: str, seeds: int) -> list[RunConfig]:
     return clean + _runs(profile, seeds, models=("vgg16",), methods=("baseline", "out", "tree"), noise=(0.5,))
 
 
-ABLATIONS = (  # a method, and one decision of the book's page taken the other way
+ABLATIONS = (  # a method, and one decision of the book's page taken the other way, last; on CIFAR-100 unless named
     ("baseline", {"nesterov": True}),
     ("baseline", {"hidden": 256}),
+    ("baseline", {"pool": 2}),
+    ("baseline", {"dataset": "imagenet32", "weight_decay": 1e-4}),
     ("out", {"out_detach": False}),
     ("out", {"out_t_squared": True}),
     ("mid", {"mid_pool": 2}),
     ("mid", {"mid_width": 32}),
+    ("mid", {"mid_own": True}),
     ("mid", {"attach": "blocks"}),
     ("pull-push", {"pp_centre": "batch"}),
     ("pull-push", {"pp_normalise": False}),
+    ("pull-push", {"pp_projection": "1x1"}),
+    ("pull-push", {"pp_projection": "none"}),
     ("pull-push", {"attach": "blocks"}),
+    ("kernel", {"kernel_pointwise": True}),
+    ("kernel", {"kernel_biased": False}),
+    ("tree", {"pop_splits": ("trunk.stage3.block1", "trunk.stage4.block1")}),
     ("tree", {"pop_sum": False}),
     ("tree", {"pop_rescale": False}),
     ("tree", {"pop_detach": False}),
@@ -90,14 +98,18 @@ ABLATIONS = (  # a method, and one decision of the book's page taken the other w
 )
 
 
+def ablation(methods: str, change: dict, profile: str, seed: int = 0) -> tuple[RunConfig, RunConfig]:
+    """A run with a decision taken the other way, and the same run as decided."""
+    place = {"dataset": change.get("dataset", "cifar100"), "model": "resnet18", "seed": seed, "profile": profile}
+    return RunConfig(methods=methods, **place | change), RunConfig(methods=methods, **place)
+
+
 def _decisions(profile: str, seeds: int) -> list[RunConfig]:
     """Each ablation beside its method as decided, and the baseline at half its rate, since `out` halves gradients."""
     runs = []
     for s in range(seeds):
-        shared = {"dataset": "cifar100", "model": "resnet18", "seed": s, "profile": profile}
-        runs += [RunConfig(methods=m, **shared) for m in dict.fromkeys(m for m, _ in ABLATIONS)]
-        runs += [RunConfig(methods=m, **shared, **change) for m, change in ABLATIONS]
-        runs += [RunConfig(lr=RunConfig(**shared).lr / 2, **shared)]
+        changed, decided = zip(*(ablation(m, change, profile, s) for m, change in ABLATIONS), strict=True)
+        runs += [*decided, *changed, replace(decided[0], lr=decided[0].lr / 2)]
     return runs
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from imcl_core.errors import ImclError
 
 DROPOUT = (nn.Dropout, nn.Dropout2d)
+PROJECTIONS = ("3x3", "1x1", "none")
 
 
 def make_classifier(in_features: int, hidden: int, num_classes: int, dropout: float = 0.5) -> nn.Sequential:
@@ -69,7 +70,12 @@ class LocalSegmenter(nn.Sequential):
 
 
 class Projection(nn.Conv2d):
-    """`g_i` of Eq. 9: one 3×3 convolution that keeps the number of channels, without bias."""
+    """`g_i` of Eq. 9: one convolution that keeps shape and number of channels, without bias, `side`×`side`."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1, bias=False)
+    def __init__(self, channels: int, side: int = 3):
+        super().__init__(channels, channels, side, padding=side // 2, bias=False)
+
+
+def make_projection(channels: int, form: str = "3x3") -> nn.Module:
+    """`g_i` of Eq. 9 in one of `PROJECTIONS`: (B, C, H, W) to (B, C, H, W); "none" compares the maps themselves."""
+    return nn.Identity() if form == "none" else Projection(channels, int(form[0]))

@@ -86,19 +86,22 @@ def intermediate_losses(
     alpha: float = 0.05,
     beta: float = 0.05,
     temperature: float = 2.0,
+    own: bool = False,
 ) -> Tensor:
     """Collaboration of intermediate layers, Eq. 5-7: each local classifier learns from labels and deeper layers.
 
     `local_logits`: (B, m) for each layer, shallowest first; `final_logits` (B, m), the network's own output;
-    `target` (B,). Returns one loss per layer, (len(local_logits),). Teachers are constants.
+    `target` (B,). Returns one loss per layer, (len(local_logits),). Teachers are constants. With `own` a layer's own
+    logits join the sum of Eq. 6 while its divisor stays N - i, both as printed.
     """
     if any(z.shape != final_logits.shape for z in local_logits):
         raise ImclError(f"Every layer's logits must have the shape of the network's, {tuple(final_logits.shape)}.")
     deeper, losses = promote(final_logits.detach()), []
     for count, z in enumerate(reversed(local_logits), start=1):
-        teacher = F.softmax(deeper / (count * temperature), dim=1)
+        from_here = deeper + promote(z.detach())
+        teacher = F.softmax((from_here if own else deeper) / (count * temperature), dim=1)
         losses.append(alpha * hard_loss(z, target, temperature) + beta * soft_loss(teacher, z, temperature))
-        deeper = deeper + promote(z.detach())
+        deeper = from_here
     return torch.stack(losses[::-1]) if losses else deeper.new_zeros(0)
 
 
@@ -184,21 +187,25 @@ def pull_push_distance(
     return (alpha_pull * pull - alpha_push * push) / (n if normalise else 1)
 
 
-def kernel_covariance(weight: Tensor) -> Tensor:
+def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
     """Covariance of a convolution's standardised filters, Eq. 10.
 
     `weight` (F, C, kh, kw); (F, F) with ones on the diagonal. Standardised rows have length sqrt(G), so that this is
-    the cosine similarity of the centred filters; a constant filter has covariance 0 with all, itself included.
+    the cosine similarity of the centred filters; a constant filter has covariance 0 with all, itself included. Where
+    the standard deviation is not `biased`, dividing by G - 1, every entry is (G - 1)/G times that.
     """
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
-    return _centred_cosines(promote(weight).flatten(1), dim=1)
+    filters = promote(weight).flatten(1)
+    cosines, size = _centred_cosines(filters, dim=1), filters.shape[1]
+    return cosines if biased else (size - 1) / size * cosines
 
 
-def kernel_loss(weight: Tensor) -> Tensor:
+def kernel_loss(weight: Tensor, biased: bool = True) -> Tensor:
     """How much a convolution's filters resemble one another: `||C - diag(C)||_F` of Eq. 10.
 
-    `weight` (F, C, kh, kw); a scalar, 0 for filters that are orthogonal after centring.
+    `weight` (F, C, kh, kw); a scalar, 0 for filters that are orthogonal after centring. `biased`: see
+    `kernel_covariance`.
     """
-    covariance = kernel_covariance(weight)
+    covariance = kernel_covariance(weight, biased)
     return torch.linalg.matrix_norm(covariance - torch.diag(covariance.diagonal()))

@@ -11,6 +11,7 @@ from imcl_core.errors import ImclError, check_choice
 from imcl_core.heads import make_classifier
 
 MODELS = ("vgg16", "resnet18", "resnet101")
+REDUCTION = {"vgg16": 32, "resnet18": 8, "resnet101": 8}  # the side of an image over that of the last maps
 _VGG16_GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # filters, convolutions
 _RESNET_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet101": (3, 4, 23, 3)}
 
@@ -61,17 +62,19 @@ class ResidualBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """A trunk of named parts, global pooling and a three-layer classifier: images (B, 3, H, W) to logits (B, m).
+    """A trunk of named parts, average pooling and a three-layer classifier: images (B, 3, H, W) to logits (B, m).
 
     `layers`: every `ConvUnit` by its module name, in order of depth. `groups`: those names by resolution (VGG-16's
     five groups; the stem and the four stages of a ResNet).
     """
 
-    def __init__(self, trunk: nn.Sequential, features: int, num_classes: int, hidden: int, dropout: float):
+    def __init__(
+        self, trunk: nn.Sequential, features: int, num_classes: int, hidden: int, dropout: float, pool: int = 1
+    ):
         super().__init__()
         self.trunk = trunk
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = make_classifier(features, hidden, num_classes, dropout)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(pool), nn.Flatten())
+        self.classifier = make_classifier(features * pool**2, hidden, num_classes, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.pool(self.trunk(x)))
@@ -185,12 +188,14 @@ def _scaled(filters: int, width: float) -> int:
     return int(scaled)
 
 
-def build(model: str, num_classes: int, width: float = 1.0, hidden: int = 512, dropout: float = 0.5) -> Network:
+def build(
+    model: str, num_classes: int, width: float = 1.0, hidden: int = 512, dropout: float = 0.5, pool: int = 1
+) -> Network:
     """A network of the paper with random weights: `model` of `MODELS`, every convolution `width` times as wide.
 
-    ResNets have the 3×3 stem of stride 1 and no stem pool (He et al. 2016, Sec. 4.2); VGG-16 is followed by global
-    average pooling, so that both take images of any size from 32×32.
+    ResNets have the 3×3 stem of stride 1 and no stem pool (He et al. 2016, Sec. 4.2). The last maps are averaged to
+    `pool`×`pool` positions, so that every network takes images of any size from 32×32.
     """
     check_choice("model", model, MODELS)
     trunk, features = _vgg16_trunk(width) if model == "vgg16" else _resnet_trunk(model, width)
-    return Network(trunk, features, num_classes, hidden, dropout)
+    return Network(trunk, features, num_classes, hidden, dropout, pool)

@@ -8,7 +8,7 @@ from typing import Any
 from imcl_core.collaboration import AT_ENDS, LOCAL, METHODS, MethodSettings, parse_methods
 from imcl_core.errors import ImclError, check_choice, nearest
 from imcl_core.neighbours import NEIGHBOURS
-from imcl_core.networks import MODELS
+from imcl_core.networks import MODELS, REDUCTION
 from imcl_core.population import PATTERNS, PopulationSettings
 from imcl_core.settings import setting
 
@@ -44,6 +44,7 @@ RECIPES = {
     "imagenet32": Recipe(1_281_167, 50_000, 1000, 32, 40, 256, 0.1, (12, 24, 36)),
 }
 DATASETS = tuple(RECIPES)
+_ADDED = ("mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool")  # since the first records
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 
 
@@ -123,6 +124,7 @@ class RunConfig(MethodSettings, PopulationSettings):
     momentum: float = setting(0.9, "of SGD")
     nesterov: bool = setting(False, "Nesterov's momentum")
     weight_decay: float = setting(5e-4, "on every parameter, the heads' included")
+    pool: int = setting(1, "the last maps are averaged to this side before the classifier")
     hidden: int = setting(512, "units of each hidden layer of the classifier")
     dropout: float = setting(0.5, "probability of the classifier's two dropout layers")
 
@@ -172,6 +174,12 @@ class RunConfig(MethodSettings, PopulationSettings):
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
+        side = self.recipe.side // REDUCTION[self.model]
+        if not 1 <= self.pool <= side:
+            raise ImclError(
+                f"The last maps of {self.model} on {self.dataset} are {side}×{side}: pool must lie between 1 and "
+                f"{side}, not {self.pool}."
+            )
         for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
             if not getattr(self, name) > 0:
                 raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
@@ -193,8 +201,8 @@ class RunConfig(MethodSettings, PopulationSettings):
     def identity(self) -> dict[str, Any]:
         """Every setting that can influence this run: those of methods that are off are left out.
 
-        Records are named by it. A setting added later must be left out here at the value that changes nothing, so that
-        the records made before keep their names.
+        Records are named by it. A setting added later is left out at its default, so that the records made before
+        keep their names.
         """
         on = self.methods.split("+")
         prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"} | NEIGHBOURS
@@ -205,12 +213,14 @@ class RunConfig(MethodSettings, PopulationSettings):
             off += ("pop_",)
         if self.methods != "tree":
             off += ("pop_splits",)
-        return {k: v for k, v in vars(self).items() if not (off and k.startswith(off))}
+        same = {name for name in _ADDED if getattr(self, name) == getattr(type(self), name)}
+        return {k: v for k, v in vars(self).items() if k not in same and not (off and k.startswith(off))}
 
     @property
     def like(self) -> tuple:
         """Runs that share this are equally fast on one machine, image for image."""
-        return self.dataset, self.model, self.methods, self.width, self.batch_size, self.attach
+        settings = self.width, self.batch_size, self.attach, self.pp_projection, self.pool
+        return self.dataset, self.model, self.methods, *settings
 
     @property
     def key(self) -> str:

@@ -286,7 +286,7 @@ def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration | Pop
 def assemble(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Collaboration | Population:
     """`build_collaboration` for images of shape (C, H, W) of so many classes, without data."""
     torch.manual_seed(_stream(config.seed, -1))
-    network = build(config.model, num_classes, config.width, config.hidden, config.dropout)
+    network = build(config.model, num_classes, config.width, config.hidden, config.dropout, config.pool)
     if config.methods in PATTERNS:
         return PATTERNS[config.methods](network, settings=config, seed=config.seed)
     methods = "baseline" if config.methods == "baseline-2x" else config.methods

@@ -18,12 +18,12 @@ def mean(values) -> Fraction:
     return total / len(values)
 
 
-def deviation(values) -> float:
-    """Biased standard deviation, `sqrt(1/G Σ_g (v_g - mean)²)`; exactly 0 for equal values."""
+def deviation(values, less: int = 0) -> float:
+    """Standard deviation, `sqrt(1/(G - less) Σ_g (v_g - mean)²)`; exactly 0 for equal values."""
     centre, total = mean(values), Fraction(0)
     for value in values:
         total += (Fraction(float(value)) - centre) ** 2
-    return sqrt(total / len(values))
+    return sqrt(total / (len(values) - less)) if total else 0.0
 
 
 def softmax(z, temperature: float) -> list[float]:
@@ -89,15 +89,15 @@ def output_loss(logits, target, alpha=0.5, temperature=2.0, t_squared=False) -> 
     return total / len(logits)
 
 
-def deeper_targets(local_logits, final_logits, temperature: float) -> list[np.ndarray]:
-    """`q^(i) = ψ( 1/(N-i) Σ_{j>i} z^(j) ; T )`, the network's own output being `z^(N)` (Eq. 6)."""
+def deeper_targets(local_logits, final_logits, temperature: float, own: bool = False) -> list[np.ndarray]:
+    """`q^(i) = ψ( 1/(N-i) Σ_{j>i} z^(j) ; T )`, the network's own output being `z^(N)` (Eq. 6); `own`: `Σ_{j>=i}`."""
     z = [*local_logits, final_logits]
     n, (batch, classes), targets = len(z), np.shape(final_logits), []
     for i in range(1, n):  # counted from 1, as in the paper
         q = np.zeros((batch, classes))
         for b in range(batch):
             deeper = [0.0] * classes
-            for j in range(i + 1, n + 1):
+            for j in range(i if own else i + 1, n + 1):
                 for k in range(classes):
                     deeper[k] += float(z[j - 1][b][k]) / (n - i)
             q[b] = softmax(deeper, temperature)
@@ -105,10 +105,12 @@ def deeper_targets(local_logits, final_logits, temperature: float) -> list[np.nd
     return targets
 
 
-def intermediate_losses(local_logits, final_logits, target, alpha=0.05, beta=0.05, temperature=2.0) -> np.ndarray:
+def intermediate_losses(
+    local_logits, final_logits, target, alpha=0.05, beta=0.05, temperature=2.0, own=False
+) -> np.ndarray:
     """`L_mid^(i) = alpha_mid J_hard^mid + beta_mid J_soft^mid`, both at temperature T (Eq. 5-7)."""
     losses = []
-    for z, q in zip(local_logits, deeper_targets(local_logits, final_logits, temperature), strict=True):
+    for z, q in zip(local_logits, deeper_targets(local_logits, final_logits, temperature, own), strict=True):
         losses.append(alpha * hard_loss(z, target, temperature) + beta * soft_loss(q, z, temperature))
     return np.array(losses)
 
@@ -169,13 +171,13 @@ def pull_push_loss(features, target_similarity, input_similarity, alpha_pull, al
     return loss / len(s) if normalise else loss
 
 
-def kernel_covariance(weight) -> np.ndarray:
-    """`C = W̃ W̃ᵀ / G`, each filter of W̃ of zero mean and unit biased deviation, 0 if constant (Eq. 10)."""
+def kernel_covariance(weight, biased=True) -> np.ndarray:
+    """`C = W̃ W̃ᵀ / G`, each filter of W̃ of zero mean and unit deviation, 0 if constant (Eq. 10)."""
     filters = np.shape(weight)[0]
     standard = []
     for f in range(filters):
         values = [float(v) for channel in weight[f] for line in channel for v in line]
-        middle, sigma = mean(values), deviation(values)
+        middle, sigma = mean(values), deviation(values, less=0 if biased else 1)
         standard.append([float(Fraction(v) - middle) / sigma if sigma > 0 else 0.0 for v in values])
     g = len(standard[0])
     covariance = np.zeros((filters, filters))
@@ -186,9 +188,9 @@ def kernel_covariance(weight) -> np.ndarray:
     return covariance
 
 
-def kernel_loss(weight) -> float:
+def kernel_loss(weight, biased=True) -> float:
     """`L_kernel = ‖C - diag(C)‖_F` (Eq. 10)."""
-    covariance, total = kernel_covariance(weight), 0.0
+    covariance, total = kernel_covariance(weight, biased), 0.0
     for i in range(len(covariance)):
         for j in range(len(covariance)):
             if i != j:

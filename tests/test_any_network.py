@@ -328,6 +328,13 @@ def test_blocks_are_found_inside_stages():
     assert layers == ["stem", *(f"stage{i}.blocks.{j}" for i in (1, 2) for j in (0, 1))]
 
 
+def test_shortcuts_are_kernels_where_asked():
+    both = (MethodSettings(kernel_pointwise=on) for on in (False, True))
+    shape = {"image_shape": (3, 64, 64)}  # one position, as of 32 pixels, would be taken for squeeze-and-excitation
+    plain, asked = (set(Collaboration(build("resnet18"), "kernel", settings=s, **shape).kernels) for s in both)
+    assert plain < asked and asked - plain == {"layer3.0.downsample.0", "layer4.0.downsample.0"}
+
+
 def test_tokens_become_maps():
     network = Habits(tokens, linear=nn.Linear(8, 8))
     (layer,) = Trace(network, (3, 16, 8)).named_layers("linear")

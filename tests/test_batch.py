@@ -305,23 +305,22 @@ def test_what_came_before_is_compared_on_the_same_runs_and_with_noise():
 
 def test_an_ablation_differs_from_its_method_in_what_it_names():
     runs = grid("decisions")
+    keys = {r.key for r in runs}
     for methods, change in ABLATIONS:
-        plain, changed = (RunConfig(**shared, methods=methods) for shared in ({}, change))
-        assert plain.key != changed.key, f"{change} does not influence {methods}"
-        assert any(r.methods == methods and all(getattr(r, k) == v for k, v in change.items()) for r in runs)
-        assert any(r.methods == methods and r.key == dataclasses.replace(r, **_defaults(change)).key for r in runs)
+        changed = [r for r in runs if r.methods == methods and all(getattr(r, k) == v for k, v in change.items())]
+        undone = {name: getattr(RunConfig(), name) for name in change.keys() - {"dataset"}}
+        plain = {dataclasses.replace(r, **undone).key for r in changed}
+        assert changed and plain <= keys, f"{methods} lacks {change}, or the run beside it"
+        assert not plain & {r.key for r in changed}, f"{change} does not influence {methods}"
     assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
 
 
 def test_each_decision_that_is_a_switch_has_its_ablation():
     own = [f for f in dataclasses.fields(MethodSettings) if not hasattr(NeighbourSettings, f.name)]
     switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
-    numbers = {"nesterov", "hidden", "mid_pool", "mid_width"}  # and one of the optimizer
-    assert switches == {name for _, change in ABLATIONS for name in change} - numbers
-
-
-def _defaults(change):
-    return {name: getattr(RunConfig(), name) for name in change}
+    numbers = {"nesterov", "weight_decay", "pool", "hidden", "mid_pool", "mid_width", "pop_splits"}  # and others
+    ablated = {name for _, change in ABLATIONS for name in change} - {"dataset"}
+    assert switches == ablated - numbers and numbers < ablated
 
 
 def test_weights_are_searched_on_held_out_images_around_the_defaults():

@@ -184,6 +184,27 @@ def test_kernel_covers_the_last_two_groups(model):
     assert all(name.startswith(prefix) for name in kernels)
 
 
+def test_kernel_takes_the_shortcuts_where_asked():
+    plain, asked = (set(make("resnet18", "kernel", kernel_pointwise=on).kernels) for on in (False, True))
+    assert asked - plain == {f"trunk.stage{s}.block1.last.shortcut.0" for s in (3, 4)} and plain < asked
+    assert make("vgg16", "kernel", kernel_pointwise=True).kernels == make("vgg16", "kernel").kernels
+
+
+@pytest.mark.parametrize("form", ["1x1", "none"])
+def test_pull_push_by_another_projection(form):
+    collaboration = make("resnet18", "pull-push", pp_projection=form)
+    sizes = {name: tuple(p.shape[2:]) for name, p in collaboration.heads.named_parameters()}
+    assert set(sizes.values()) == ({(1, 1)} if form == "1x1" else set())
+    torch.manual_seed(7)
+    expected = recomputed_gradients(collaboration, *make_batch())[1]
+    torch.manual_seed(7)
+    collaboration(*make_batch()).backward()
+    found = gradients(collaboration)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize(("model", "count"), [("vgg16", 5), ("resnet18", 9)])
 def test_attaching_to_blocks(model, count):
     collaboration = make(model, "mid+pull-push", attach="blocks")
@@ -196,10 +217,15 @@ def test_settings_reach_the_losses():
     images, labels = make_batch()
     changed = {
         "out": {"out_alpha": 0.9, "out_temperature": 3.0, "out_t_squared": True, "out_branches": 3},
-        "mid": {"mid_alpha": 0.5, "mid_beta": 0.5, "mid_temperature": 1.0, "mid_pool": 2, "mid_width": 2},
-        "pull-push": {"pp_pull": (1.0, 0.2), "pp_push": (0.3, 0.7), "pp_normalise": False, "pp_centre": "batch"},
-        "kernel": {"kernel_weight": 3.0},
-    }
+        "mid": {
+            "mid_alpha": 0.5, "mid_beta": 0.5, "mid_temperature": 1.0, "mid_pool": 2, "mid_width": 2, "mid_own": True,
+        },
+        "pull-push": {
+            "pp_pull": (1.0, 0.2), "pp_push": (0.3, 0.7), "pp_normalise": False, "pp_centre": "batch",
+            "pp_projection": "1x1",
+        },
+        "kernel": {"kernel_weight": 3.0, "kernel_biased": False},
+    }  # fmt: skip
     for method, settings in changed.items():
         torch.manual_seed(0)
         reference = make("vgg16", method)

@@ -133,12 +133,12 @@ def test_output_loss_is_the_reference(batch, alpha, temperature, t_squared, deta
 
 
 @random_examples
-@given(logit_batches(heads=(2, 6)), weights, weights, temperatures, dtypes)
-def test_intermediate_losses_are_the_reference(batch, alpha, beta, temperature, dtype):
+@given(logit_batches(heads=(2, 6)), weights, weights, temperatures, st.booleans(), dtypes)
+def test_intermediate_losses_are_the_reference(batch, alpha, beta, temperature, own, dtype):
     logits, target = batch[0].to(dtype), batch[1]
-    actual = losses.intermediate_losses(list(logits[:-1]), logits[-1], target, alpha, beta, temperature)
+    actual = losses.intermediate_losses(list(logits[:-1]), logits[-1], target, alpha, beta, temperature, own)
     z = plain(logits)
-    agree(actual, ref.intermediate_losses(z[:-1], z[-1], target.tolist(), alpha, beta, temperature), dtype)
+    agree(actual, ref.intermediate_losses(z[:-1], z[-1], target.tolist(), alpha, beta, temperature, own), dtype)
 
 
 @random_examples
@@ -159,11 +159,11 @@ def test_pull_push_loss_is_the_reference(x, pull, push, normalise, seed, dtype):
 
 
 @random_examples
-@given(kernels(), dtypes)
-def test_kernel_covariance_and_loss_are_the_reference(w, dtype):
+@given(kernels(), st.booleans(), dtypes)
+def test_kernel_covariance_and_loss_are_the_reference(w, biased, dtype):
     w = w.to(dtype)
-    agree(losses.kernel_covariance(w), ref.kernel_covariance(plain(w)), dtype)
-    agree(losses.kernel_loss(w), ref.kernel_loss(plain(w)), dtype)
+    agree(losses.kernel_covariance(w, biased), ref.kernel_covariance(plain(w), biased), dtype)
+    agree(losses.kernel_loss(w, biased), ref.kernel_loss(plain(w), biased), dtype)
 
 
 def test_defaults_are_those_of_the_paper():
@@ -236,6 +236,14 @@ def test_intermediate_losses_by_hand():
         losses.intermediate_losses([z1, z2], z3, torch.tensor([0]), alpha=0.05, beta=0.1, temperature=2.0),
         expected,
     )
+    # As Eq. 6 is printed, z1 joins the sum of its teachers over 2, and z2 the sum over 1, where it changes nothing:
+    # q1 = ψ((0, 6 ln 3)/2; 2), odds of 3^(3/2).
+    odds = 3**1.5
+    own = 0.05 * log(4) + 0.1 * (log(4) + odds * log(4 / 3)) / (1 + odds)
+    near(
+        losses.intermediate_losses([z1, z2], z3, torch.tensor([0]), 0.05, 0.1, 2.0, own=True),
+        [own, expected[1]],
+    )
 
 
 def opposite_maps() -> torch.Tensor:
@@ -272,6 +280,9 @@ def test_kernel_by_hand():
     w = rows([1, 0, 0], [1, 1, 0], [4, 4, 4]).reshape(3, 3, 1, 1)
     near(losses.kernel_covariance(w), [[1, 1 / 2, 0], [1 / 2, 1, 0], [0, 0, 0]])
     near(losses.kernel_loss(w), sqrt(1 / 2))
+    # Over G - 1 = 2 the deviations grow by √(3/2), so that products over G shrink to 2/3.
+    near(losses.kernel_covariance(w, biased=False), [[2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 0], [0, 0, 0]])
+    near(losses.kernel_loss(w, biased=False), sqrt(2 / 9))
 
 
 # --- Gradients ------------------------------------------------------------------------------------

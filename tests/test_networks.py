@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 
 from imcl_core import ImclError
-from imcl_core.heads import LocalClassifier, Projection, hierarchical_dropout, make_classifier
-from imcl_core.networks import ConvUnit, build
+from imcl_core.heads import LocalClassifier, hierarchical_dropout, make_classifier, make_projection
+from imcl_core.networks import REDUCTION, ConvUnit, build
 
 STEM = {"vgg16": (64, 3, 3, 3), "resnet18": (64, 3, 3, 3), "resnet101": (64, 3, 3, 3)}
 
@@ -68,6 +68,16 @@ def test_layers_are_ordered_by_depth(model, layers, groups, blocks):
 @pytest.mark.parametrize("size", [32, 96])
 def test_logits_for_every_image_size(model, size):
     assert build(model, 7, width=1 / 16).eval()(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("model", "size", "pool"), [("resnet18", 32, 2), ("resnet18", 96, 4), ("vgg16", 96, 3)])
+def test_the_classifier_may_see_several_positions(model, size, pool):
+    network = build(model, 7, width=1 / 16, pool=pool).eval()
+    images = torch.randn(2, 3, size, size)
+    maps = network.trunk(images)
+    side = size // REDUCTION[model] // pool
+    means = maps.unflatten(3, (pool, side)).unflatten(2, (pool, side)).mean(dim=(3, 5))
+    torch.testing.assert_close(network(images), network.classifier(means.flatten(1)))
 
 
 @pytest.mark.parametrize(("model", "ratio"), [("vgg16", 4), ("resnet18", 4)])
@@ -155,7 +165,10 @@ def test_local_classifier_pools_to_at_most_four(size, pooled):
     assert LocalClassifier(16, size, 7).conv.out_channels == 16
 
 
-def test_projection_keeps_the_shape_and_has_no_bias():
-    projection = Projection(5)
+@pytest.mark.parametrize(
+    ("form", "shapes"), [("3x3", [(5, 5, 3, 3)]), ("1x1", [(5, 5, 1, 1)]), ("none", [])], ids=["3x3", "1x1", "none"]
+)
+def test_projection_keeps_the_shape_and_has_no_bias(form, shapes):
+    projection = make_projection(5, form)
     assert projection(torch.randn(2, 5, 4, 6)).shape == (2, 5, 4, 6)
-    assert [tuple(p.shape) for p in projection.parameters()] == [(5, 5, 3, 3)]
+    assert [tuple(p.shape) for p in projection.parameters()] == shapes

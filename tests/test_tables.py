@@ -284,6 +284,33 @@ def test_an_empty_study_is_a_table_too(tmp_path):
     assert "<tbody>" in study.html()
 
 
+# --- the decisions --------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(tmp_path):
+    table = tables.table("decisions", Ledger(tmp_path))
+    assert len(table.rows) == len(grids.ABLATIONS) and set(table.data.n) == {0}
+
+    def runs(profile, errors_changed, errors_decided):
+        for errors, which in ((errors_changed, 0), (errors_decided, 1)):
+            for seed, error in enumerate(errors):
+                config = grids.ablation("mid", {"mid_own": True}, profile, seed)[which]
+                write(tmp_path, Record(config, record(error).curve, RUN))
+
+    runs("cpu", [80.0, 82.0, 90.0], [79.0, 80.0])
+    runs("paper", [21.0], [])
+    found = tables.table("decisions", Ledger(tmp_path))
+    assert len(found.rows) == len(grids.ABLATIONS) + 1
+    at = [i for i, name in enumerate(found.data.setting) if name == "mid_own"]
+    (paper, cpu), cells = found.data.iloc[at].to_dict("records"), found.rows[at[1]]
+    assert (paper["profile"], paper["n"], paper["pairs"], paper["last_mean"]) == ("paper", 1, 0, 21.0)
+    assert (cpu["n"], cpu["pairs"], cpu["last_mean"], cpu["difference_mean"]) == (3, 2, 84.0, 1.5)
+    assert [c.lines[0] for c in cells] == [
+        "mid", "CIFAR-100", "mid_own", "False", "True", "cpu", "3", "84.00 ± 5.29", "+1.50 ± 0.71 (2)", "Device <1>",
+    ]  # fmt: skip
+    assert {len(row) for row in found.rows} == {len(found.columns)}
+
+
 # --- the neighbours -------------------------------------------------------------------------------------------------
 
 

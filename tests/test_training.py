@@ -250,6 +250,8 @@ def test_the_key_names_what_matters():
     assert base.key != RunConfig(methods="mid", mid_alpha=0.1).key
     assert base.key != RunConfig(methods="mid", seed=1).key
     assert RunConfig(methods="kernel+mid").key == RunConfig(methods="mid+kernel").key
+    assert base.key not in {RunConfig(methods="mid", **change).key for change in ({"mid_own": True}, {"pool": 2})}
+    assert base.key == RunConfig(methods="mid", kernel_biased=False, pp_projection="1x1").key
     assert RunConfig(**dataclasses.asdict(base)) == base
 
 
@@ -266,6 +268,11 @@ def test_the_key_names_what_matters():
         ({"epochs": 0}, "between 1"),
         ({"lr": float("nan")}, "positive"),
         ({"seed": True}, "type int"),
+        ({"pool": 5}, "4×4: pool must lie between 1 and 4"),
+        ({"model": "vgg16", "pool": 2}, "1×1"),
+        ({"pp_projection": "5x5"}, "Known: 3x3"),
+        ({"attach": "layer"}, "Did you mean 'layers'"),
+        ({"pp_centre": "class"}, "sample"),
         ({"train_size": 5000}, "train_size"),
         ({"batch_size": 4096}, "batch"),
     ],
