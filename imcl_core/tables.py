@@ -396,7 +396,7 @@ def _decisions(ledger: Ledger) -> Table:
         name = next(reversed(change))
         ways = [_value(getattr(config, name)) for config in (decided, changed)]
         _, _, method, n, last, _, difference, hardware = _study_row(changed, runs, summary)
-        words = [Cell((text,)) for text in (name, *ways)]
+        words = [Cell(tuple(text.split(", "))) for text in (name, *ways)]
         rows.append((method, Cell((NAMES[changed.dataset],)), *words, Cell((profile,)), n, last, difference, hardware))
         data.append({"table": "decisions"} | summary | {"setting": name, "decided": ways[0], "changed": ways[1]})
     note = (
