@@ -598,10 +598,11 @@ class Collaboration(nn.Module):
         classifier: str | None,
     ) -> None:
         """Finds what the terms attach to; names are looked up first, since that needs no run of the network."""
+        pointwise = self.settings.kernel_pointwise
         if isinstance(self.network, Network):
             if layers is None:
                 layers = list(self.network.layers if self.settings.attach == "layers" else self.network.blocks)
-            kernels = _last_kernels(self.network, self.settings.kernel_pointwise) if kernels is None else kernels
+            kernels = _last_kernels(self.network, pointwise) if kernels is None else kernels
         on_layers, kernel = bool({*LOCAL, *AT_ENDS} & set(self.methods)), "kernel" in self.methods
         _check_names(self.network, ({"layers": layers} if on_layers else {}) | ({"kernels": kernels} if kernel else {}))
         if "out" in self.methods and classifier is not None:
@@ -612,7 +613,6 @@ class Collaboration(nn.Module):
         if on_layers:
             found = trace.layers(self.settings.attach, classifier) if layers is None else trace.named_layers(layers)
         if kernel:
-            pointwise = self.settings.kernel_pointwise
             self.kernels = trace.kernels(pointwise) if kernels is None else trace.named_kernels(kernels)
         for argument, wanted, names in (("layers", on_layers, found), ("kernels", kernel, self.kernels)):
             if wanted and not names:

@@ -17,8 +17,8 @@ GPUS = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations/s in half pre
 NO_WORK = (  # settings that change no step's operations
     "seed", "noise", "validation", "epochs", "milestones", "train_size", "lr", "nesterov",
     "out_alpha", "mid_alpha", "mid_beta", "mid_own", "pp_pull", "pp_push", "kernel_weight", "kernel_biased",
-    "spatial_rate", "dropblock_rate",
-    "cutout_size", "decov_weight", "deep_weight", "predsim_weight", "hsic_weight", "kd_alpha",
+    "spatial_rate", "dropblock_rate", "cutout_size", "decov_weight", "deep_weight", "predsim_weight", "hsic_weight",
+    "kd_alpha",
 )  # fmt: skip
 SHARE = 0.25  # of that, reached in training: airbench's ResNet-18 on an A100, and our step of a CPU's
 
