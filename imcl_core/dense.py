@@ -7,20 +7,24 @@ class. `kernel` is what it was.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach import check_logits
-from imcl_core.collaboration import METHODS, Collaboration, MethodSettings, check_labels, parse_methods
+from imcl_core.attach import Layer, check_logits
+from imcl_core.collaboration import Collaboration, MethodSettings
 from imcl_core.errors import ImclError
 from imcl_core.heads import LocalSegmenter
+from imcl_core.methods import TERMS, parse_methods
 from imcl_core.settings import setting
+from imcl_core.tasks import Images, check_labels
 
-DENSE = (*METHODS, "spatial-dropout", "dropblock")
 check_maps = functools.partial(  # `check_logits` for maps of logits
     check_logits,
     form="(B, m, H, W)",
@@ -30,7 +34,7 @@ check_maps = functools.partial(  # `check_logits` for maps of logits
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(MethodSettings):
-    """The settings of a `DenseCollaboration`: those of the four terms, and what only pixels have."""
+    """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
 
     pp_pixels: int = setting(256, "pixels of a batch that pull-push compares, drawn afresh each step; 0: whole images")
     ignore_label: int = setting(255, "pixels with this label count in no term")
@@ -39,6 +43,83 @@ class DenseSettings(MethodSettings):
         super().__post_init__()
         if self.pp_pixels < 0 or self.pp_pixels == 1:
             raise ImclError(f"Setting pp_pixels must be 2 or more, or 0 for whole images, not {self.pp_pixels}.")
+
+
+class Pixels(Images):
+    """One label a pixel: labels (B, H, W), logits (B, m, h, w), enlarged to the labels' size."""
+
+    check_logits = staticmethod(check_maps)
+
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @contextmanager
+    def step(self, images: Tensor, labels: Tensor, comparing: bool) -> Iterator[None]:
+        self._size = images.shape[2:]
+        self._pixels = self.draw(labels) if comparing and self.settings.pp_pixels else None
+        try:
+            yield
+        finally:
+            self._pixels = None
+
+    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, row and column of the pixels to compare, of those that count; all where there are no more."""
+        places = self._counts(labels).nonzero()
+        order = torch.randperm(len(places), device=labels.device)
+        return places[order[: self.settings.pp_pixels]].unbind(1)
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        return labels != self.settings.ignore_label
+
+    def targets(self, labels: Tensor) -> Tensor:
+        return labels[self._counts(labels)]
+
+    def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (…, B, m, h, w) at the P pixels that count: (…, P, m)."""
+        *more, batch = logits.shape[:-3]
+        z = losses.promote(logits).flatten(0, -4)
+        if z.shape[2:] != labels.shape[1:]:
+            z = F.interpolate(z, size=labels.shape[1:], mode="bilinear")
+        return z.movedim(1, -1).unflatten(0, (*more, batch))[..., self._counts(labels), :]
+
+    def compared(self, maps: Tensor) -> Tensor:
+        """The maps' columns (P, C) at the pixels drawn, or the maps (B, C, h, w) of whole images."""
+        if not self.settings.pp_pixels:
+            return maps
+        columns = maps.movedim(1, -1)
+        if self._pixels is None:  # `cost` asks for so many of any
+            return columns.flatten(0, 2)[: self.settings.pp_pixels]
+        image, row, column = self._pixels
+        height, width = self._size
+        return columns[image, row * columns.shape[1] // height, column * columns.shape[2] // width]
+
+    @torch.no_grad()
+    def similarities(self, images: Tensor, labels: Tensor, centre: str) -> tuple[Tensor, Tensor]:
+        counts = self._counts(labels)
+        one_hot = self.one_hot(labels.where(counts, 0), images)
+        if self._pixels is None:
+            portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
+            return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
+        image, row, column = self._pixels
+        padded = F.pad(images, (1, 1, 1, 1))
+        around = [padded[image, :, row + i, column + j] for i in range(3) for j in range(3)]
+        return tuple(
+            losses.similarity_matrix(x, centre) for x in (one_hot[image, row, column], torch.cat(around, dim=1))
+        )
+
+    def local_classifier(self, place: Layer, pool: int, width: int) -> nn.Module:
+        return LocalSegmenter(place.shape[0], self.num_classes, width)
+
+    def check(self, images: Tensor, labels: Tensor, comparing: str | None, sized: tuple | None) -> None:
+        check_labels(labels, (len(images), *images.shape[2:]), len(images))
+        if comparing and not self.settings.pp_pixels and len(images) < 2:
+            raise ImclError(
+                f"A batch of 1 is too small, {comparing} compares images with one another: leave the last one out "
+                "(drop_last=True), or let pp_pixels be more than 0."
+            )
+        if not self._counts(labels).any():
+            raise ImclError(f"No pixel of this batch counts, all have the label {self.settings.ignore_label}: skip it.")
 
 
 class DenseCollaboration(Collaboration):
@@ -60,90 +141,19 @@ class DenseCollaboration(Collaboration):
         ImclError: as `Collaboration`, and a method that is made for one label an image.
     """
 
-    _check_logits = staticmethod(check_maps)
+    Task = Pixels
 
     def __init__(
         self, network: nn.Module, methods: str = "baseline", *, settings: DenseSettings | None = None, **options
     ):
-        unfit = [method for method in parse_methods(methods) if method not in DENSE]
-        if unfit:
-            raise ImclError(
-                f"{unfit[0]} is made for one label an image: a DenseCollaboration takes {', '.join(DENSE)}."
-            )
-        self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
+        fit = [name for name, term in TERMS.items() if term.pixels]
+        if unfit := [name for name in parse_methods(methods) if name not in fit]:
+            raise ImclError(f"{unfit[0]} is made for one label an image: a DenseCollaboration takes {', '.join(fit)}.")
         super().__init__(network, methods, settings=settings or DenseSettings(), **options)
-        inside = [name for name in self.layers if name.startswith(f"{self.classifier}.")]
-        if inside and "out" in self.methods:
-            raise ImclError(
-                f"Layer {inside[0]!r} is part of the classifier, which runs once for each prediction of out: leave it "
-                "out of `layers`."
-            )
-
-    def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
-        self._check_batch(images, labels)
-        if "pull-push" in self.active and self.settings.pp_pixels:
-            self._pixels = self._draw(labels)
-        try:
-            return super().objective(images, labels)
-        finally:
-            self._pixels = None
-
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, row and column of the pixels to compare, of those that count; all where there are no more."""
-        places = self._counts(labels).nonzero()
-        order = torch.randperm(len(places), device=labels.device)
-        return places[order[: self.settings.pp_pixels]].unbind(1)
-
-    def _counts(self, labels: Tensor) -> Tensor:
-        return labels != self.settings.ignore_label
-
-    def _targets(self, labels: Tensor) -> Tensor:
-        return labels[self._counts(labels)]
-
-    def _rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (…, B, m, h, w) at the P pixels that count: (…, P, m)."""
-        *more, batch = logits.shape[:-3]
-        z = losses.promote(logits).flatten(0, -4)
-        if z.shape[2:] != labels.shape[1:]:
-            z = F.interpolate(z, size=labels.shape[1:], mode="bilinear")
-        return z.movedim(1, -1).unflatten(0, (*more, batch))[..., self._counts(labels), :]
-
-    def _compared(self, projected: Tensor) -> Tensor:
-        """The maps' columns (P, C) at the pixels drawn, or the maps (B, C, h, w) of whole images."""
-        if not self.settings.pp_pixels:
-            return projected
-        columns = projected.movedim(1, -1)
-        if self._pixels is None:  # `cost` asks for so many of any
-            return columns.flatten(0, 2)[: self.settings.pp_pixels]
-        image, row, column = self._pixels
-        height, width = self._size
-        return columns[image, row * columns.shape[1] // height, column * columns.shape[2] // width]
-
-    @torch.no_grad()
-    def _similarities(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        centre, counts = self.settings.pp_centre, self._counts(labels)
-        one_hot = F.one_hot(labels.where(counts, 0), self._num_classes).to(losses.promote(images).dtype)
-        if self._pixels is None:
-            portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
-            return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
-        image, row, column = self._pixels
-        padded = F.pad(images, (1, 1, 1, 1))
-        around = [padded[image, :, row + i, column + j] for i in range(3) for j in range(3)]
-        return tuple(
-            losses.similarity_matrix(x, centre) for x in (one_hot[image, row, column], torch.cat(around, dim=1))
-        )
-
-    def _local_classifier(self, channels: int, size: tuple[int, int]) -> nn.Module:
-        return LocalSegmenter(channels, self._num_classes, self.settings.mid_width)
-
-    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
-        check_labels(labels, (len(images), *images.shape[2:]), len(images))
-        if "pull-push" in self.active and not self.settings.pp_pixels and len(images) < 2:
-            raise ImclError(
-                "A batch of 1 is too small, pull-push compares images with one another: leave the last one out "
-                "(drop_last=True), or let pp_pixels be more than 0."
-            )
-        if not self._counts(labels).any():
-            raise ImclError(f"No pixel of this batch counts, all have the label {self.settings.ignore_label}: skip it.")
-        self._size = images.shape[2:]
+        if "out" in self.methods:
+            classifier = self._terms["out"].classifier
+            if inside := [name for name in self.layers if name.startswith(f"{classifier}.")]:
+                raise ImclError(
+                    f"Layer {inside[0]!r} is part of the classifier, which runs once for each prediction of out: leave "
+                    "it out of `layers`."
+                )

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from imcl_core.collaboration import AT_ENDS, LOCAL, METHODS, MethodSettings, parse_methods
+from imcl_core.collaboration import MethodSettings
 from imcl_core.errors import ImclError, check_choice, nearest
-from imcl_core.neighbours import NEIGHBOURS
+from imcl_core.methods import TERMS, fields_of, parse_methods
 from imcl_core.networks import MODELS, REDUCTION
 from imcl_core.population import PATTERNS, PopulationSettings
 from imcl_core.settings import setting
@@ -77,7 +77,7 @@ def canonical(methods: str) -> str:
     """One spelling for each: `"kernel+mid"` to `"mid+kernel"`; raises `ImclError` on what is no method."""
     if methods.strip() in STRUCTURES:
         return methods.strip()
-    joinable = (*METHODS, *NEIGHBOURS)
+    joinable = tuple(TERMS)
     terms = [term.strip() for term in methods.split("+")]
     for term in terms:
         if term in STRUCTURES:
@@ -106,7 +106,7 @@ class RunConfig(MethodSettings, PopulationSettings):
     model: str = setting("resnet18", f"one of {', '.join(MODELS)}")
     methods: str = setting(
         "baseline",
-        f"'baseline', any of {', '.join((*METHODS, *NEIGHBOURS))} joined by '+', or {', '.join(STRUCTURES)}",
+        f"'baseline', any of {', '.join(TERMS)} joined by '+', or {', '.join(STRUCTURES)}",
     )
     seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
     noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
@@ -205,16 +205,13 @@ class RunConfig(MethodSettings, PopulationSettings):
         keep their names.
         """
         on = self.methods.split("+")
-        prefixes = {"out": "out_", "mid": "mid_", "pull-push": "pp_", "kernel": "kernel_"} | NEIGHBOURS
-        off = tuple(prefix for method, prefix in prefixes.items() if method not in on)
-        if not {*LOCAL, *AT_ENDS} & set(on):
-            off += ("attach",)
+        off = fields_of(TERMS.values()) - fields_of(TERMS[name] for name in on if name in TERMS)
         if self.methods not in PATTERNS:
-            off += ("pop_",)
+            off |= {field.name for field in fields(PopulationSettings)}
         if self.methods != "tree":
-            off += ("pop_splits",)
+            off |= {"pop_splits"}
         same = {name for name in _ADDED if getattr(self, name) == getattr(type(self), name)}
-        return {k: v for k, v in vars(self).items() if k not in same and not (off and k.startswith(off))}
+        return {k: v for k, v in vars(self).items() if k not in off | same}
 
     @property
     def like(self) -> tuple:

@@ -22,13 +22,11 @@ from imcl_core.collaboration import Collaboration
 from imcl_core.data import DataSet, TrainBatches, evaluation_batches, load
 from imcl_core.errors import ImclError, nearest
 from imcl_core.ledger import Record
+from imcl_core.methods import TERMS
 from imcl_core.networks import build
 from imcl_core.population import PATTERNS, Population
 from imcl_core.recipes import RunConfig
 from imcl_core.steps import make_step
-
-# A captured step repeats the numbers it was captured with, which change from step to step here; hsic's solver may wait.
-UNCAPTURED = {"dropblock", "deep-supervision", "hsic"}
 
 
 def train(
@@ -160,8 +158,8 @@ class Run:
             seed=config.seed,
         )
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
-        uncaptured = UNCAPTURED & set(config.methods.split("+"))
-        self.step = make_step(self.collaboration, self.batches, config, device, False if uncaptured else None)
+        capturable = all(TERMS[name].capturable for name in config.methods.split("+") if name in TERMS)
+        self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
 

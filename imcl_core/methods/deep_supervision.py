@@ -1,0 +1,39 @@
+"""Deep supervision (Lee et al. 2015): auxiliary classifiers behind all groups but the last, whose weight falls."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.attach import Layer
+from imcl_core.heads import LocalClassifier
+from imcl_core.methods.term import OnLayers, Step, Term
+from imcl_core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSupervisionSettings(OnLayers):
+    deep_weight: float = setting(0.3, "weight of each auxiliary classifier")
+    deep_decay: bool = setting(True, "let this weight fall linearly to 0")
+
+
+class DeepSupervision(Term):
+    name, Settings = "deep-supervision", DeepSupervisionSettings
+    needs, inside, capturable = ("layers",), True, False
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.reads, self.classes = sites.ends(self.name, but_the_last=True), task.num_classes
+
+    def head(self, place: Layer) -> nn.Module:
+        channels, *size = place.shape
+        return LocalClassifier(channels, tuple(size), self.classes)
+
+    def read(self, place: Layer, maps: Tensor) -> Tensor:
+        return self.heads[place.name](maps)
+
+    @torch.compiler.disable  # `progress` is a number that changes
+    def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        weight = self.settings.deep_weight * (1 - step.progress if self.settings.deep_decay else 1)
+        return {self.named(p): weight * losses.hard_loss(seen[p.name], step.labels) for p in self.reads}

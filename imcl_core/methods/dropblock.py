@@ -1,0 +1,56 @@
+"""DropBlock (Ghiasi et al. 2018): blocks of maps are dropped behind the last groups, more of them as training goes on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imcl_core import losses
+from imcl_core.attach import Layer
+from imcl_core.methods.term import Count, OnLayers, Row, Term
+from imcl_core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropBlockSettings(OnLayers):
+    dropblock_rate: float = setting(0.1, "portion of each map to drop, reached linearly at the end of training")
+    dropblock_size: int = setting(7, "side of a block; at most the largest odd number that fits into the map")
+    dropblock_groups: int = setting(2, "behind the last layers of so many groups, from the end; 0: of all")
+
+
+class DropBlock(Term):
+    name, Settings = "dropblock", DropBlockSettings
+    needs = ("layers",)
+    inside, capturable, pixels = True, False, True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.changes = sites.ends(self.name, maps=True)[-self.settings.dropblock_groups :]
+
+    @property
+    def share(self) -> float:
+        return self.settings.dropblock_rate
+
+    def change(self, place: Layer, maps: Tensor, progress: float) -> Tensor:
+        rate = self.settings.dropblock_rate * self.factor * progress
+        return drop_blocks(maps, rate, self.settings.dropblock_size)
+
+    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
+        def mask(make: Callable, place: Layer) -> Tensor:
+            maps = make(batch, *place.shape)
+            return maps * torch.ones_like(maps)
+
+        return {self.named(p): (0, *count(lambda make, p=p: mask(make, p))) for p in self.changes}
+
+
+def drop_blocks(maps: Tensor, rate: float, size: int) -> Tensor:
+    """`maps` (B, C, H, W) with blocks of side `size` set to 0, a portion `rate` in all (Ghiasi et al. 2018).
+
+    The side is at most the largest odd number that fits. What is left is scaled up to keep the sum.
+    """
+    from torchvision.ops import drop_block2d  # here, since it takes a second to import
+
+    side = min(size, *maps.shape[2:])
+    side -= 1 - side % 2
+    return drop_block2d(losses.promote(maps), rate, side).to(maps.dtype)  # half precision cannot count the units

@@ -1,0 +1,69 @@
+"""Knowledge distillation (Hinton et al. 2014): the network learns from a trained one."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.attach import check_logits
+from imcl_core.errors import ImclError
+from imcl_core.methods.term import Count, Row, Step, Term, size_of
+from imcl_core.settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdSettings(Settings):
+    kd_alpha: float = setting(0.5, "weight of the teacher against the labels")
+    kd_temperature: float = setting(2.0, "T of distillation")
+    kd_seed: int = setting(1, "the teacher is the baseline of this run's seed plus this")
+
+
+class Kd(Term):
+    """Takes its share from the term of the predictions, `hard` or `out`."""
+
+    name, Settings = "kd", KdSettings
+
+    def attach(self, sites: Any, task: Any) -> None:
+        if sites.teacher is None:
+            raise ImclError("kd learns from a trained network: Collaboration(..., teacher=network).")
+        self.teacher = copy.deepcopy(sites.teacher).eval().requires_grad_(False)
+
+    def keeps(self) -> dict[str, nn.Module]:
+        return {"teacher": self.teacher}
+
+    @property
+    def share(self) -> float:
+        return self.settings.kd_alpha
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Tensor:
+        return check_logits(self.teacher(images), len(images))
+
+    def into(self, terms: dict[str, Tensor], seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        alpha = self.factor * self.settings.kd_alpha
+        terms = terms | {name: (1 - alpha) * terms[name] for name in ("hard", "out") if name in terms}
+        return terms | {"kd": alpha * distillation_loss(seen[""], step.predictions, self.settings.kd_temperature)}
+
+    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
+        taught = torch.no_grad()(lambda make: self.teacher(make(batch, *run.image_shape)))
+        return {"kd": (size_of(self.teacher), *count(taught))}
+
+
+def distillation_loss(teacher: Tensor, logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """T² · KL(ψ(teacher; T) ‖ ψ(z; T)), the mean over all predictions (Hinton et al. 2014).
+
+    `teacher` (B, m) logits, constants; `logits` (H, B, m); a scalar.
+    """
+    if logits.ndim != 3 or teacher.shape != logits.shape[1:]:
+        raise ImclError(
+            f"The teacher's logits have shape {tuple(teacher.shape)}, the network's {tuple(logits.shape[1:])}: "
+            "distillation needs a teacher for the same classes."
+        )
+    taught = F.log_softmax(losses.promote(teacher.detach()) / temperature, dim=1).expand(logits.shape).flatten(0, 1)
+    learnt = F.log_softmax(losses.promote(logits) / temperature, dim=2).flatten(0, 1)
+    return temperature**2 * F.kl_div(learnt, taught, reduction="batchmean", log_target=True)

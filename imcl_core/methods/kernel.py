@@ -1,0 +1,46 @@
+"""Collaboration of kernels (Sec. III-D): the filters of a convolution are kept from resembling one another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.methods.term import Count, Row, Step, Term
+from imcl_core.settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings(Settings):
+    kernel_weight: float = setting(0.01, "weight of L_kernel, Eq. 10")
+    kernel_pointwise: bool = setting(False, "compare the filters of 1×1 convolutions too, such as shortcuts")
+    kernel_biased: bool = setting(True, "a filter's standard deviation divides by G, not by G - 1, Eq. 10")
+
+
+class Kernel(Term):
+    """Reads weights alone, so that it can be compiled with the network."""
+
+    name, Settings = "kernel", KernelSettings
+    needs = ("kernels",)
+    pixels = True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.network, self.names = sites.network, sites.kernels(self.settings.kernel_pointwise)
+
+    def losses(self, seen: dict, step: Step) -> dict[str, Tensor]:
+        weight = self.settings.kernel_weight
+        return {f"kernel/{name}": weight * self._loss(name) for name in self.names}
+
+    def _loss(self, name: str) -> Tensor:
+        """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
+        module: nn.Module = self.network.get_submodule(name)
+        groups, biased = getattr(module, "groups", 1), self.settings.kernel_biased
+        if groups == 1:
+            return losses.kernel_loss(module.weight, biased)
+        parts = [losses.kernel_loss(part, biased) for part in module.weight.chunk(groups)]
+        return torch.linalg.vector_norm(torch.stack(parts))
+
+    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
+        return {f"kernel/{name}": (0, *count(lambda _, name=name: self._loss(name))) for name in self.names}

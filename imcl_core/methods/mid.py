@@ -1,0 +1,43 @@
+"""Collaboration of intermediate layers (Sec. III-B): each layer's own classifier learns from those of deeper ones."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.attach import Layer
+from imcl_core.methods.term import OnLayers, Step, Term
+from imcl_core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class MidSettings(OnLayers):
+    mid_alpha: float = setting(0.05, "weight of the labels, Eq. 7")
+    mid_beta: float = setting(0.05, "weight of the deeper layers' mean, Eq. 7")
+    mid_temperature: float = setting(2.0, "T of Eq. 5 and Eq. 6")
+    mid_pool: int = setting(4, "local classifiers see maps of at most this side")
+    mid_width: int = setting(128, "local classifiers have at most this many filters")
+    mid_own: bool = setting(False, "a layer's own logits are among its teachers: the sum of Eq. 6 as printed")
+
+
+class Mid(Term):
+    name, Settings = "mid", MidSettings
+    needs = ("layers",)
+    inside = local = pixels = True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.reads, self.task = sites.layers(), task
+
+    def head(self, place: Layer) -> nn.Module:
+        return self.task.local_classifier(place, self.settings.mid_pool, self.settings.mid_width)
+
+    def read(self, place: Layer, maps: Tensor) -> Tensor:
+        return self.heads[place.name](maps)
+
+    def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        s, local = self.settings, [step.rows(seen[p.name]) for p in self.reads]
+        values = losses.intermediate_losses(
+            local, step.rows(step.logits), step.targets, s.mid_alpha, s.mid_beta, s.mid_temperature, s.mid_own
+        )
+        return {self.named(p): value for p, value in zip(self.reads, values, strict=True)}

@@ -1,0 +1,54 @@
+"""Pull and push (Sec. III-C): a layer's similarity matrix is drawn to the labels' and away from the images'."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.attach import Layer
+from imcl_core.errors import check_choice
+from imcl_core.heads import PROJECTIONS, make_projection
+from imcl_core.methods.term import OnLayers, Step, Term, promote_off
+from imcl_core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullPushSettings(OnLayers):
+    pp_pull: tuple[float, float] = setting((0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9")
+    pp_push: tuple[float, float] = setting((0.1, 0.0), "weight of the push at the first and at the last layer, Eq. 9")
+    pp_normalise: bool = setting(True, "divide the Frobenius norms of Eq. 9 by the batch size")
+    pp_centre: str = setting("sample", "centre similarity rows per 'sample' or over the 'batch', Eq. 8")
+    pp_projection: str = setting("3x3", "g_i of Eq. 9: a '3x3' or '1x1' convolution without bias, or 'none'")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("centring (setting pp_centre)", self.pp_centre, ("sample", "batch"))
+        check_choice("projection (setting pp_projection)", self.pp_projection, PROJECTIONS)
+
+
+class PullPush(Term):
+    name, Settings = "pull-push", PullPushSettings
+    needs = ("layers",)
+    inside = local = compares = pixels = True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.reads, self.task = sites.layers(), task
+
+    def head(self, place: Layer) -> nn.Module:
+        return make_projection(place.shape[0], self.settings.pp_projection)
+
+    def read(self, place: Layer, maps: Tensor) -> Tensor:
+        projected = self.heads[place.name](maps)
+        with promote_off(maps.device):
+            return losses.similarity_matrix(self.task.compared(projected), self.settings.pp_centre)
+
+    def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
+        s = self.settings
+        target, source = self.task.similarities(step.images, step.labels, s.pp_centre)
+        weights = zip(*(np.linspace(*ends, len(self.reads)).tolist() for ends in (s.pp_pull, s.pp_push)), strict=True)
+        return {
+            self.named(p): losses.pull_push_distance(seen[p.name], target, source, pull, push, s.pp_normalise)
+            for p, (pull, push) in zip(self.reads, weights, strict=True)
+        }

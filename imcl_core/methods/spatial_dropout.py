@@ -1,0 +1,33 @@
+"""SpatialDropout (Tompson et al. 2015): whole feature maps are dropped behind the last layers of groups."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from imcl_core.attach import Layer
+from imcl_core.methods.term import OnLayers, Term
+from imcl_core.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialDropoutSettings(OnLayers):
+    spatial_rate: float = setting(0.1, "probability of a feature map, SpatialDropout")
+    spatial_groups: int = setting(0, "behind the last layers of so many groups, from the end; 0: of all")
+
+
+class SpatialDropout(Term):
+    name, Settings = "spatial-dropout", SpatialDropoutSettings
+    needs = ("layers",)
+    inside = pixels = True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.changes = sites.ends(self.name, maps=True)[-self.settings.spatial_groups :]
+
+    @property
+    def share(self) -> float:
+        return self.settings.spatial_rate
+
+    def change(self, place: Layer, maps: Tensor, progress: float) -> Tensor:
+        return F.dropout2d(maps, self.settings.spatial_rate * self.factor)
