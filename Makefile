@@ -39,15 +39,15 @@ others: .venv/.others ## also install Ray, timm, Lightning and Accelerate, which
 	@touch $@
 
 book: setup ## run the chapters and build the book from what they computed
-	@$(PY) -m imcl_core.notebooks execute --jobs $(JOBS) --cache .cache/notebooks.json --record book/executions.json $(NOTEBOOKS)
+	@$(PY) -m imcl_book.notebooks execute --jobs $(JOBS) --cache .cache/notebooks.json --record book/executions.json $(NOTEBOOKS)
 	@$(MAKE) --no-print-directory site
 
 site: setup ## build the book from the notebooks as they are
 	@$(MAKE) --no-print-directory $(SITE)/.built
 	@$(PY) -c 'import pathlib; print("The book:", pathlib.Path("$(SITE)/index.html").resolve().as_uri())'
 
-$(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(wildcard imcl_core/*.py)
-	@$(PY) -m imcl_core.notebooks check $(NOTEBOOKS)
+$(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(shell find imcl_core -name '*.py')
+	@$(PY) -m imcl_book.notebooks check $(NOTEBOOKS)
 	@rm -rf _build
 	.venv/bin/jupyter-book build . -W -n --keep-going --all
 	@touch $@
@@ -64,10 +64,10 @@ colab: setup ## run every notebook as Colab would, with its packages (ONLY="[res
 
 serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
-	@$(PY) book/_ext/imcl_site.py serve $(SITE) --port $(PORT)
+	@$(PY) -m imcl_book.site serve $(SITE) --port $(PORT)
 
 pdf: site ## print the book to one PDF, linked on its first page (needs Chromium)
-	@$(PY) book/_ext/imcl_site.py pdf $(SITE)
+	@$(PY) -m imcl_book.site pdf $(SITE)
 
 clean: ## remove what was made, but for .venv
 	rm -rf _build .cache .pytest_cache .ruff_cache .hypothesis

@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from imcl_core import RunConfig
-from imcl_core.batch import run_batch
-from imcl_core.pools import RayPool, Slots
-from imcl_core.training import choose_device, environment
+from imcl_core.study.batch import run_batch
+from imcl_core.study.pools import RayPool, Slots
+from imcl_core.training.run import choose_device, environment
 
 WAYS = ("bare", "papermill", "ray")
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from imcl_core.files import write_whole
-from imcl_core.scenes import fit
+from imcl_core.study.scenes import fit
 
 METHODS = ("baseline", "out", "mid", "pull-push", "kernel", "mid+pull-push")
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from imcl_book import figures
 from torch import Tensor
 
-from imcl_core import Collaboration, RunConfig, figures, train
-from imcl_core.data import DataSet, evaluation_batches, load
+from imcl_core import Collaboration, RunConfig, train
+from imcl_core.data.sets import DataSet, evaluation_batches, load
 from imcl_core.files import write_whole
-from imcl_core.heads import hierarchical_dropout
 from imcl_core.losses import kernel_covariance, similarity_matrix
+from imcl_core.networks.classifier import hierarchical_dropout
 
 PICTURE = Path(__file__).parents[1] / "book" / "_static" / "readme.png"
 LAYER = "trunk.group4.conv2"  # whose similarities and filters are shown

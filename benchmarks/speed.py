@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import RunConfig
-from imcl_core.data import DataSet, Split, TrainBatches
+from imcl_core.data.sets import DataSet, Split, TrainBatches
 from imcl_core.networks import build
-from imcl_core.steps import make_step
-from imcl_core.training import build_collaboration
+from imcl_core.training.run import build_collaboration
+from imcl_core.training.step import make_step
 
 CLASSES = 100
 IMAGES = 4_096

@@ -19,9 +19,9 @@ import torch
 from speed import contenders, matrix_peak, random_images
 
 from imcl_core import RunConfig
-from imcl_core.data import TrainBatches
-from imcl_core.steps import make_step
-from imcl_core.training import build_collaboration, choose_device, environment, peak_memory
+from imcl_core.data.sets import TrainBatches
+from imcl_core.training.run import build_collaboration, choose_device, environment, peak_memory
+from imcl_core.training.step import make_step
 
 MODELS = ("resnet18", "vgg16")
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", "out+mid+pull-push+kernel")

@@ -107,7 +107,7 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _data(parsed: argparse.Namespace) -> None:
-    from imcl_core.data import load
+    from imcl_core.data.sets import load
 
     data = load(parsed.dataset, folder=parsed.folder)
     size = "×".join(str(s) for s in data.train.images.shape[2:])
@@ -118,8 +118,8 @@ def _data(parsed: argparse.Namespace) -> None:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     from imcl_core.collaboration import MethodSettings
-    from imcl_core.population import PopulationSettings
-    from imcl_core.recipes import RunConfig
+    from imcl_core.methods.population import PopulationSettings
+    from imcl_core.training.config import RunConfig
 
     parser.add_argument("--out", help="folder for record, network and checkpoint (default: runs)", default="runs")
     parser.add_argument("--data-folder", help="where the data lies (default: $IMCL_DATA, else a cache folder)")
@@ -202,7 +202,7 @@ def _grid_arguments(parser: argparse.ArgumentParser, seeds: int = 1) -> None:
 
 
 def _batch(parsed: argparse.Namespace) -> int:
-    from imcl_core.grids import grid
+    from imcl_core.study.grids import grid
 
     configs = grid(parsed.table, parsed.profile, parsed.seeds, parsed.dataset)
     if parsed.only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, parsed.only)]):
@@ -220,7 +220,7 @@ def _batch(parsed: argparse.Namespace) -> int:
 
 
 def _run_batch(parsed: argparse.Namespace, configs):
-    from imcl_core import batch
+    from imcl_core.study import batch
 
     budget = _seconds(parsed.budget)
     notebook = _wants_notebooks(parsed.notebook, budget)
@@ -239,7 +239,7 @@ def _run_batch(parsed: argparse.Namespace, configs):
 
 
 def _halving(parsed: argparse.Namespace, configs) -> int:
-    from imcl_core import ledger, search
+    from imcl_core.study import ledger, search
 
     def train(runs):
         _run_batch(parsed, runs)
@@ -255,7 +255,7 @@ def _halving(parsed: argparse.Namespace, configs) -> int:
 
 
 def _wants_notebooks(asked: bool | None, budget: float | None) -> bool:
-    from imcl_core.executed import obstacle
+    from imcl_core.study.executed import obstacle
 
     if asked and (why := obstacle()):
         raise ImclError(why)
@@ -263,7 +263,7 @@ def _wants_notebooks(asked: bool | None, budget: float | None) -> bool:
 
 
 def _pool(parsed: argparse.Namespace, notebook: bool):
-    from imcl_core import pools
+    from imcl_core.study import pools
 
     if parsed.per_gpu is not None and parsed.ray is None and (parsed.jobs or parsed.device):
         raise ImclError("--per-gpu decides how many runs there are at once, and where: leave out --jobs and --device.")
@@ -294,7 +294,7 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _merge(parsed: argparse.Namespace) -> None:
-    from imcl_core.batch import merge
+    from imcl_core.study.batch import merge
 
     new = merge(parsed.source, parsed.into)
     print(f"{len(new)} new records in {parsed.into}.")
@@ -307,9 +307,9 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(parsed: argparse.Namespace) -> None:
-    from imcl_core import batch, ledger
-    from imcl_core.grids import GRIDS, grid
-    from imcl_core.training import choose_device
+    from imcl_core.study import batch, ledger
+    from imcl_core.study.grids import GRIDS, grid
+    from imcl_core.training.run import choose_device
 
     folders = [folder for folder in parsed.folders if os.path.isdir(folder)]
     speeds = batch.Speeds(choose_device(parsed.device), ledger.records(*folders))
@@ -343,8 +343,8 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(parsed: argparse.Namespace) -> None:
-    from imcl_core import ledger, plan
-    from imcl_core.grids import BEYOND, GRIDS, grid
+    from imcl_core.study import ledger, plan
+    from imcl_core.study.grids import BEYOND, GRIDS, grid
 
     tables = parsed.tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: grid(name, parsed.profile, parsed.seeds) for name in tables}
@@ -369,9 +369,9 @@ def _memory_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _memory(parsed: argparse.Namespace) -> None:
-    from imcl_core.memory import count, measure, splits
-    from imcl_core.recipes import RunConfig
-    from imcl_core.training import choose_device
+    from imcl_core.measure.memory import count, measure, splits
+    from imcl_core.training.config import RunConfig
+    from imcl_core.training.run import choose_device
 
     parts = ("weights", "gradients", "optimizer", "activations", "temporary", "total")
     case = {"dataset": parsed.dataset, "model": parsed.model, "batch_size": parsed.batch_size, "profile": "paper"}
@@ -401,8 +401,8 @@ def _tables_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tables(parsed: argparse.Namespace) -> None:
-    from imcl_core import claims, tables
     from imcl_core.errors import check_choice
+    from imcl_core.study import claims, tables
 
     if parsed.table is not None:
         check_choice("table", parsed.table, (*tables.TABLES, "claims"))

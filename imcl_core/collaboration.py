@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach import Layer
-from imcl_core.cost import count
+from imcl_core.attach.sites import Sites
+from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError, check_choice
 from imcl_core.local import behind, tapped
+from imcl_core.measure.cost import count
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
-from imcl_core.sites import Sites
-from imcl_core.tasks import Images
+from imcl_core.tasks.images import Images
 
 METHODS = tuple(term.name for term in PAPER)
 
@@ -56,14 +56,14 @@ class Collaboration(nn.Module):
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
         methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"`` or ``"out+cutout"``.
         settings: weights, temperatures and shapes of the terms.
-        layers: names or patterns (``"layer[34].*"``, see `imcl_core.attach.find_modules`) of the modules that `mid`,
-            `pull-push`, `predsim` and `hsic` attach to, the other neighbours to the last of each map size; each returns
+        layers: names or patterns (``"layer[34].*"``, see `find_modules`) of the modules that `mid`, `pull-push`,
+            `predsim` and `hsic` attach to, the other neighbours to the last of each map size; each returns
             maps (B, C, H, W) or tokens (B, T, C), and its local gradients reach just its own parameters. Default:
-            the network's layers or blocks, by `settings.attach` and the rule of `imcl_core.attach`.
+            the network's layers or blocks, by `settings.attach` and the rule of `imcl_core.attach.trace`.
         kernels: names or patterns of the convolutions or linear layers of `kernel`. Default: the convolutions wider
             than 1×1 of the last two groups of layers, or, where there are none, the 1×1 ones and the linear layers.
         classifier: name of the `nn.Sequential` with dropout that `out` branches. Default: the one that returns the
-            logits; a network without one can be given one made by `imcl_core.heads.make_classifier`.
+            logits; a network without one can be given one made by `imcl_core.networks.classifier.make_classifier`.
         teacher: for `kd`, a trained network; a frozen copy of it is kept here, in evaluation mode.
         image_shape: (channels, height, width) of the images.
         seed: of the heads' own random stream: attaching them leaves every other draw as it was.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from imcl_core.attach import Layer
+from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError
 
 _ONCE = "The loss of a Collaboration can be differentiated once: call it again for a new loss."

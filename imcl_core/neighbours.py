@@ -11,8 +11,14 @@ from imcl_core.methods.kd import distillation_loss
 from imcl_core.methods.predsim import PredSimHead, predsim_loss
 
 NEIGHBOURS = {
-    "spatial-dropout": "spatial_", "dropblock": "dropblock_", "cutout": "cutout_", "decov": "decov_",
-    "deep-supervision": "deep_", "predsim": "predsim_", "hsic": "hsic_", "kd": "kd_",
+    "spatial-dropout": "spatial_",
+    "dropblock": "dropblock_",
+    "cutout": "cutout_",
+    "decov": "decov_",
+    "deep-supervision": "deep_",
+    "predsim": "predsim_",
+    "hsic": "hsic_",
+    "kd": "kd_",
 }
 
 

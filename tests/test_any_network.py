@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import Collaboration, ImclError, MethodSettings, losses
-from imcl_core.attach import Trace, find_modules
-from imcl_core.heads import hierarchical_dropout, make_classifier
+from imcl_core.attach.trace import Trace, find_modules
+from imcl_core.networks.classifier import hierarchical_dropout, make_classifier
 
 CLASSES = 5
 SMALL = {"mid_width": 4, "mid_pool": 2}
@@ -40,7 +40,7 @@ def build(name):
     return own[name]() if name in own else getattr(torchvision.models, name)(num_classes=CLASSES)
 
 
-# By the rule of imcl_core.attach: layers, blocks, kernels. Then the images' side, and what the tests of gradients
+# By the rule of imcl_core.attach.trace: layers, blocks, kernels. Then the images' side, and what the tests of gradients
 # attach and where: in wide networks no projections of pull-push (C×C×3×3), and not every linear layer.
 NETWORKS = {
     "resnet18": ((17, 9, 8), 32, LOCAL, {}),

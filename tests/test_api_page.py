@@ -7,9 +7,9 @@ import inspect
 import re
 from pathlib import Path
 
-import imcl_reference
 import pytest
 import yaml
+from imcl_book.sphinx import reference
 
 import imcl_core
 from imcl_core import cli
@@ -52,7 +52,7 @@ def test_each_function_of_a_module_shown_whole_explains_itself(module):
 
 
 def test_each_setting_is_in_one_table_with_its_default():
-    tables = [imcl_reference.settings_table(name) for name in re.findall(r"\{settings\} (\w+)", PAGE)]
+    tables = [reference.settings_table(name) for name in re.findall(r"\{settings\} (\w+)", PAGE)]
     for field in dataclasses.fields(imcl_core.RunConfig):
         (row,) = [line for table in tables for line in table.splitlines() if line.startswith(f"| `{field.name}` |")]
         assert field.metadata["help"] in row
@@ -64,7 +64,7 @@ def test_each_command_is_on_the_page_as_it_explains_itself():
     (choices,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     assert re.findall(r"\{command\} (\w+)", PAGE) == re.findall(r"^### imcl (\w+)", PAGE, re.MULTILINE)
     assert set(re.findall(r"\{command\} (\w+)", PAGE)) == set(choices)
-    shown = imcl_reference.command_help("data")
+    shown = reference.command_help("data")
     assert shown.startswith("usage: imcl data") and "examples:" in shown
 
 

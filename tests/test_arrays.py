@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from imcl_core import RunConfig, arrays, losses, train
-from imcl_core.data import evaluation_batches, load
+from imcl_core import RunConfig, losses, train
+from imcl_core.data.sets import evaluation_batches, load
+from imcl_core.measure import arrays
 from imcl_core.networks import build
 
 

@@ -12,23 +12,15 @@ import time
 import numpy as np
 import pytest
 import torch
+from imcl_book import notebooks
 
-from imcl_core import (
-    ImclError,
-    MethodSettings,
-    NeighbourSettings,
-    PopulationSettings,
-    RunConfig,
-    batch,
-    executed,
-    ledger,
-    notebooks,
-    train,
-)
+from imcl_core import ImclError, MethodSettings, NeighbourSettings, PopulationSettings, RunConfig, train
 from imcl_core.cli import main
-from imcl_core.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
-from imcl_core.pools import Died, Here, Slots
-from imcl_core.training import choose_device
+from imcl_core.study import batch, executed, ledger
+from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
+from imcl_core.study.pools import Died, Here, Slots
+from imcl_core.training.record import read_record
+from imcl_core.training.run import choose_device
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
 
@@ -139,7 +131,7 @@ def test_a_run_that_always_dies_is_given_up_and_the_rest_goes_on(tmp_path):
 def test_a_record_made_elsewhere_is_brought_home_with_its_notebook(three, tmp_path):
     """As from a node of a cluster that does not share the folder."""
     (config, *_), folder = three
-    record = ledger.read_record(folder / f"{config.name}.json")
+    record = read_record(folder / f"{config.name}.json")
     result = batch.Result("done", record=record, notebook="text")
     batch._take(config, result, batch.Job(tmp_path), batch.Outcome())
     assert curves(tmp_path) == {config.name: record.curve}
@@ -147,7 +139,7 @@ def test_a_record_made_elsewhere_is_brought_home_with_its_notebook(three, tmp_pa
 
 
 def test_without_data_a_batch_does_not_begin_and_with_some_it_does_the_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr("imcl_core.download.fetch", lambda *_: ["nowhere"])
+    monkeypatch.setattr("imcl_core.data.download.fetch", lambda *_: ["nowhere"])
     monkeypatch.setenv("IMCL_DATA", str(tmp_path / "data"))
     missing = RunConfig(dataset="cifar10", profile="cpu")
     with pytest.raises(ImclError, match=r"Could not download cifar10: put .*cifar10.npz"):

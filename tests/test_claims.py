@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imcl_core import RunConfig, claims, ledger
-from imcl_core.claims import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, Claim, judge
-from imcl_core.ledger import Ledger, Record
+from imcl_core import RunConfig
+from imcl_core.study import claims
+from imcl_core.study.claims import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, Claim, judge
+from imcl_core.study.ledger import Ledger
+from imcl_core.training.record import Record, write_record
 
 ROOT = Path(__file__).parents[1]
 PLACE = ("cifar100", "vgg16")
@@ -29,7 +31,7 @@ def write(folder, methods, errors, seeds=None, noise=0.0, profile="paper", best=
             dataset=dataset, model=model, methods=methods, seed=seed, noise=noise, profile=profile, **settings
         )
         curve = [{"epoch": i, "test_error": e, "test_error_top5": 1.0} for i, e in ((1, best), (2, error))]
-        paths.append(ledger.write(Record(config, curve, RUN), folder))
+        paths.append(write_record(Record(config, curve, RUN), folder))
     return paths
 
 

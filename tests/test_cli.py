@@ -2,8 +2,9 @@
 
 import pytest
 
-from imcl_core import RunConfig, ledger
+from imcl_core import RunConfig
 from imcl_core.cli import main
+from imcl_core.study import ledger
 
 TINY = ["--width", "0.0625", "--epochs", "1", "--train-size", "64", "--hidden", "16", "--quiet"]
 

@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from imcl_book import colab, notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from imcl_core import RunConfig, colab, memory, notebooks, plan
+from imcl_core import RunConfig
 from imcl_core.files import locked
+from imcl_core.measure import memory
+from imcl_core.study import plan
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
@@ -60,7 +63,7 @@ def run(source: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProc
 
 def copy(folder: Path) -> Path:
     """What a clone of the book has, as far as the cell goes."""
-    for name in ("imcl_core/colab.py", "pyproject.toml"):
+    for name in ("book/imcl_book/colab.py", "pyproject.toml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "notebooks").mkdir()
@@ -201,7 +204,7 @@ def test_the_gate_refuses_any_other_first_cell_and_the_command_mends_it(tmp_path
     spoil(notebook.cells)
     path.write_text(notebooks.dumps(notebooks.normalise(notebook)), encoding="utf-8")
     (finding,) = notebooks.check([path])
-    assert "must begin with the cell for Colab: run `python -m imcl_core.notebooks colab" in finding
+    assert "must begin with the cell for Colab: run `python -m imcl_book.notebooks colab" in finding
     notebooks.main(["colab", str(path)])
     assert path.read_bytes() == right
 

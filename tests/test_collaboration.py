@@ -10,8 +10,8 @@ from torch import nn
 
 from imcl_core import Collaboration, ImclError, MethodSettings, losses
 from imcl_core.collaboration import METHODS, parse_methods
-from imcl_core.heads import hierarchical_dropout
 from imcl_core.networks import build
+from imcl_core.networks.classifier import hierarchical_dropout
 
 CLASSES, BATCH = 5, 6
 SUBSETS = ["+".join(s) or "baseline" for n in range(5) for s in itertools.combinations(METHODS, n)]

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imcl_core import download
-from imcl_core.data import DataSet, Split, TrainBatches, evaluation_batches, load, stratified_order
-from imcl_core.download import Archive
+from imcl_core.data import download
+from imcl_core.data.download import Archive
+from imcl_core.data.sets import DataSet, Split, TrainBatches, evaluation_batches, load, stratified_order
 from imcl_core.errors import ImclError
 
 # --- material

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from imcl_core import figures, notebooks
+from imcl_book import figures, notebooks
 
 ROOT = Path(__file__).parents[1]
 PAPER = "../book/paper.csv"

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imcl_book import notebooks
+from imcl_book.exercises import check
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-from imcl_core import notebooks
-from imcl_core.exercises import check
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHAPTERS = [
@@ -205,7 +204,7 @@ check({0}, test_{0}, solution_{0})"""
 
 def chapter():
     """A notebook with three exercises as they should be."""
-    code = [new_code_cell(source) for source in ("seed = 0", "from imcl_core.exercises import check")]
+    code = [new_code_cell(source) for source in ("seed = 0", "from imcl_book.exercises import check")]
     cells = [new_markdown_cell("# Title"), *code, new_markdown_cell("## Exercises\n\nWrite your answer.")]
     for number, kind in enumerate(sorted(KINDS), start=1):
         cells.append(new_markdown_cell(f"### Exercise {number}: {kind}\n\nDoes it rise?"))

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from imcl_book import notebooks
 from pandas.testing import assert_frame_equal
 
-from imcl_core import ImclError, RunConfig, batch, executed, files, ledger, notebooks
-from imcl_core.pools import Died, RayPool, Slots
+from imcl_core import ImclError, RunConfig, files
+from imcl_core.study import batch, executed, ledger
+from imcl_core.study.pools import Died, RayPool, Slots
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, mounts and forks as on Linux")
 HOST_AND_TIME = ["device", "seconds", "images_per_s", "peak_memory_gb"]
@@ -107,8 +109,9 @@ def test_a_killed_slot_is_replaced_and_the_run_resumes(undisturbed, tmp_path):
 
 PROGRAM = """
 import json, sys, torch
-from imcl_core import RunConfig, batch
-from imcl_core.pools import Slots
+from imcl_core import RunConfig
+from imcl_core.study import batch
+from imcl_core.study.pools import Slots
 if __name__ == "__main__":
     torch.set_num_threads(1)
     configs = [RunConfig(**settings) for settings in json.loads(sys.argv[1])]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from imcl_book import figures
 from matplotlib.colors import to_hex
 
-from imcl_core import figures
-from imcl_core.ledger import Record
-from imcl_core.recipes import RunConfig
+from imcl_core.training.config import RunConfig
+from imcl_core.training.record import Record
 
 CLASSES = ["a", "b", "c"]
 LAYERS = [

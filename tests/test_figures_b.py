@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from imcl_core import figures
+from imcl_book import figures
 
 
 def test_every_layer_has_all_deeper_teachers_and_their_shares_add_up_to_one():

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imcl_book import figures
 from matplotlib.patches import Rectangle
 
-from imcl_core import Record, RunConfig, figures
+from imcl_core import Record, RunConfig
 
 ROOT = Path(__file__).parents[1]
 

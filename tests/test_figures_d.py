@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
+from imcl_book import figures
 from matplotlib.colors import to_hex
-
-from imcl_core import figures
 
 PARTS = [{"pieces": ["stem", "middle"], "parameters": 500_000}, {"pieces": ["end"], "parameters": 2_000_000}]
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from imcl_core import figures
+from imcl_book import figures
 
 
 def marks(axis):

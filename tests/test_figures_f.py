@@ -1,8 +1,7 @@
 """Figures of the chapter on a network of one's own: what is drawn is what was given."""
 
 import numpy as np
-
-from imcl_core import figures
+from imcl_book import figures
 
 
 def test_costs_are_bars_by_method_beside_the_network_s_own():

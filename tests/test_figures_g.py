@@ -3,9 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from imcl_book import figures
 from matplotlib.colors import to_hex
-
-from imcl_core import figures
 
 DIFFERENCES = {"out": [1.0, 3.0], "cutout": [-2.0, -1.0, 0.0], "kd": [0.5]}
 BOUNDS = {"cutout": (-2.7, 0.7)}

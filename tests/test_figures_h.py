@@ -3,9 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from imcl_book import figures
 from matplotlib.colors import to_hex
-
-from imcl_core import figures
 
 CLASSES = ("lying stripes", "rising stripes", "checks")
 IMAGE = np.random.default_rng(0).integers(256, size=(3, 4, 5), dtype=np.uint8)

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from imcl_book import notebooks
 
-from imcl_core import Collaboration, DenseSettings, MethodSettings, RunConfig, notebooks
+from imcl_core import Collaboration, DenseSettings, MethodSettings, RunConfig
 from imcl_core.errors import ImclError
-from imcl_core.training import choose_device, device_name
+from imcl_core.training.run import choose_device, device_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "index.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -42,7 +43,7 @@ def project() -> dict:
 
 
 def extension():
-    spec = importlib.util.spec_from_file_location("imcl_book", ROOT / "book/_ext/imcl_book.py")
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "book/imcl_book/sphinx/pages.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from imcl_core import Collaboration, ImclError, MethodSettings
-from imcl_core.heads import make_classifier
+from imcl_core.networks.classifier import make_classifier
 
 EVERY = "out+mid+pull-push+kernel"
 CLASSES, BATCH = 5, 8

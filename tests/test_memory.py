@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from imcl_core import ImclError, RunConfig, memory
+from imcl_core import ImclError, RunConfig
 from imcl_core.cli import main
-from imcl_core.training import assemble
+from imcl_core.measure import memory
+from imcl_core.training.run import assemble
 
 SMALL = {"dataset": "cifar10", "width": 0.25, "batch_size": 64}
 

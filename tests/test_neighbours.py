@@ -13,12 +13,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from imcl_core import Collaboration, ImclError, MethodSettings, NeighbourSettings, RunConfig, checkpoints, losses, train
+from imcl_core import Collaboration, ImclError, MethodSettings, NeighbourSettings, RunConfig, losses, train
 from imcl_core import neighbours as nb
 from imcl_core.collaboration import METHODS, parse_methods
-from imcl_core.heads import make_classifier
 from imcl_core.networks import build
-from imcl_core.training import Run
+from imcl_core.networks.classifier import make_classifier
+from imcl_core.training import checkpoints
+from imcl_core.training.run import Run
 
 ROOT = Path(__file__).parents[1]
 CLASSES, BATCH = 5, 6
@@ -512,7 +513,7 @@ def on_tokens(methods):
         (lambda: on_tokens("dropblock"), "dropblock drops parts of maps .* returns tokens: leave it out"),
         (lambda: on_tokens("spatial-dropout"), "spatial-dropout drops parts of maps"),
         (lambda: on_tokens("deep-supervision"), "all map sizes but the last"),
-        (lambda: on_tokens("decov"), "hidden layer: give it one made by imcl_core.heads.make_classifier"),
+        (lambda: on_tokens("decov"), "hidden layer: give it one made by imcl_core.networks.classifier.make_classifier"),
         (lambda: Collaboration(torchvision.models.resnet18(num_classes=3), "decov"), "hidden layer"),
         (lambda: Collaboration(nn.Linear(3, 2), "predsim"), "Name the modules"),
         (lambda: Collaboration(Tokens(), "kd", image_shape=(3, 16, 16)), r"teacher=network"),

@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 
 from imcl_core import ImclError
-from imcl_core.heads import LocalClassifier, hierarchical_dropout, make_classifier, make_projection
 from imcl_core.networks import REDUCTION, ConvUnit, build
+from imcl_core.networks.classifier import LocalClassifier, hierarchical_dropout, make_classifier, make_projection
 
 STEM = {"vgg16": (64, 3, 3, 3), "resnet18": (64, 3, 3, 3), "resnet101": (64, 3, 3, 3)}
 

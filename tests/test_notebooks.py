@@ -6,9 +6,9 @@ import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imcl_book import notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from imcl_core import notebooks
 from imcl_core.errors import ImclError
 
 PICTURE = {"mystnb": {"image": {"alt": "A line that rises"}, "figure": {"caption": "A line."}}}

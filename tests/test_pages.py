@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from imcl_core import Collaboration, DenseSettings, RunConfig, Tree, cli, losses
-from imcl_core.heads import LocalClassifier, hierarchical_dropout, make_classifier
 from imcl_core.networks import ConvUnit, build
+from imcl_core.networks.classifier import LocalClassifier, hierarchical_dropout, make_classifier
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"

@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from imcl_core import RunConfig
 from imcl_core.cli import main
 from imcl_core.errors import ImclError
-from imcl_core.grids import GRIDS, grid
-from imcl_core.ledger import Record
 from imcl_core.networks import build
-from imcl_core.plan import GPUS, SHARE, hours, operations, plan, work
-from imcl_core.search import candidates_of, difference, halve
-from imcl_core.training import assemble
+from imcl_core.study.grids import GRIDS, grid
+from imcl_core.study.plan import GPUS, SHARE, hours, operations, plan, work
+from imcl_core.study.search import candidates_of, difference, halve
+from imcl_core.training.record import Record
+from imcl_core.training.run import assemble
 
 CASE = {"dataset": "cifar100", "profile": "paper"}
 
@@ -42,7 +42,7 @@ def test_operations_of_joined_methods_add_up():
 
 def _counted(config):
     """Of a step that is really computed, without its local backward passes' shortcuts."""
-    from imcl_core.plan import _Operations
+    from imcl_core.study.plan import _Operations
 
     side = config.recipe.side
     collaboration = assemble(config, config.recipe.classes, (3, side, side))

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from imcl_core import ImclError, MultiInstance, PopulationSettings, RunConfig, Tree, ledger, losses, train
+from imcl_core import ImclError, MultiInstance, PopulationSettings, RunConfig, Tree, losses, train
 from imcl_core.collaboration import Collaboration
+from imcl_core.methods.population import divide_gradient, equal_splits
 from imcl_core.networks import build
-from imcl_core.population import divide_gradient, equal_splits
-from imcl_core.training import assemble
+from imcl_core.study import ledger
+from imcl_core.training.run import assemble
 
 LABELS = torch.tensor([0, 1, 2, 3])
 

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from imcl_book import notebooks
 
-from imcl_core import cli, ledger, notebooks
+from imcl_core import cli
 from imcl_core.errors import ImclError
+from imcl_core.study import ledger
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "notebooks" / "run.ipynb"

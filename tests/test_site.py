@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
-import imcl_site
 import pytest
 import yaml
 from axe_playwright_python.base import AXE_SCRIPT
-from imcl_book import PDF_LINK
+from imcl_book import site
+from imcl_book.notebooks import code_digest
+from imcl_book.sphinx.pages import PDF_LINK
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from pypdf import PdfReader
-
-from imcl_core.notebooks import code_digest
 
 ROOT = Path(__file__).parents[1]
 VIEWS = {"phone": (390, 844, "dark"), "desk": (1300, 800, "light")}
 AT_ONCE = 3  # pages open at the same time
 HEAVIEST = 1_000_000  # bytes of a page and its own pictures
-pytestmark = pytest.mark.skipif(imcl_site.chromium() is None, reason=f"{imcl_site.NO_BROWSER} The site was not tried.")
+pytestmark = pytest.mark.skipif(site.chromium() is None, reason=f"{site.NO_BROWSER} The site was not tried.")
 
 LOOK = """async () => {
   await window.MathJax?.startup?.promise;
@@ -103,9 +102,9 @@ def build(target: Path, *options: str | Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
     folder = build(tmp_path_factory.mktemp("book"))
-    with imcl_site.serving(folder) as address, asyncio.Runner() as runner:
+    with site.serving(folder) as address, asyncio.Runner() as runner:
         playwright = runner.run(async_playwright().start())
-        start = playwright.chromium.launch(executable_path=imcl_site.chromium(), args=imcl_site.FLAGS)
+        start = playwright.chromium.launch(executable_path=site.chromium(), args=site.FLAGS)
         browser = runner.run(start)
         yield Site(folder, address, browser, runner.run)
         runner.run(browser.close())
@@ -169,7 +168,7 @@ def test_each_internal_link_leads_somewhere(site, visits):
         file = site.folder / unquote(urlsplit(url).path).lstrip("/")
         file = file / "index.html" if file.is_dir() else file
         known = ids.get(site.address + file.relative_to(site.folder).as_posix(), {"", anchor})
-        if not (file.exists() or file.name == imcl_site.PDF) or unquote(anchor) not in known:
+        if not (file.exists() or file.name == site.PDF) or unquote(anchor) not in known:
             broken.append((page, link))
     assert not broken
 
@@ -343,7 +342,7 @@ def test_buttons_and_previews_follow_the_repository_address(site, tmp_path):
     assert "colab" not in without and "og:image" not in without and "og:title" in without
     assert (site.folder / kept).exists()
     text = (ROOT / "_config.yml").read_text(encoding="utf-8").replace('url: ""', "url: https://github.com/ann/book")
-    (tmp_path / "_config.yml").write_text(text.replace("book/_ext", str(ROOT / "book" / "_ext")), encoding="utf-8")
+    (tmp_path / "_config.yml").write_text(text, encoding="utf-8")
     toc = {"format": "jb-book", "root": "index", "chapters": [{"file": page.removesuffix(".html")}]}
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
     folder = build(tmp_path, "--config", tmp_path / "_config.yml", "--toc", tmp_path / "_toc.yml")
@@ -362,7 +361,7 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
     (tmp_path / "index.html").write_text(f"<title>Book</title>{nav}{PDF_LINK}")
     (tmp_path / "a.html").write_text('<details><summary>Q</summary>hidden answer</details><a href="b.html#x">to b</a>')
     (tmp_path / "b.html").write_text('<p id="x">the end</p><a href="records.json">a record</a>')
-    reader = PdfReader(imcl_site.print_book(tmp_path))
+    reader = PdfReader(site.print_book(tmp_path))
     assert [mark.title for mark in reader.outline] == ["Book", "A", "B"]
     assert "hidden answer" in reader.pages[1].extract_text()
     (link,) = (annotation.get_object() for annotation in reader.pages[1]["/Annots"])
@@ -373,11 +372,11 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
 
 def test_without_chromium_the_pdf_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert imcl_site.main(["pdf", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"{imcl_site.NO_BROWSER}\n"
+    assert site.main(["pdf", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{site.NO_BROWSER}\n"
 
 
 def test_a_port_in_use_is_named(tmp_path, capsys):
-    with imcl_site.serving(tmp_path) as address:
-        assert imcl_site.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
+    with site.serving(tmp_path) as address:
+        assert site.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
     assert "PORT=8001" in capsys.readouterr().err

@@ -6,18 +6,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import imcl_site
 import numpy as np
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
+from imcl_book import figures, site
+from imcl_book.sliders import Slider
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from imcl_core import figures
 from imcl_core.errors import ImclError
-from imcl_core.sliders import Slider
 
 CSS = Path(__file__).parents[1] / "book" / "_static" / "custom.css"
 THEMES = {"light": ("#fff", "#222"), "dark": ("#121212", "#ddd")}
@@ -28,9 +27,7 @@ THEME = (  # what the book's theme does to outputs
 )
 SHOWN = """() => [...document.querySelectorAll(".imcl-slider")].map(
   box => [...box.querySelectorAll("img")].filter(image => image.checkVisibility()).map(image => image.dataset.label))"""
-needs_browser = pytest.mark.skipif(
-    imcl_site.chromium() is None, reason=f"{imcl_site.NO_BROWSER} The sliders were not moved."
-)
+needs_browser = pytest.mark.skipif(site.chromium() is None, reason=f"{site.NO_BROWSER} The sliders were not moved.")
 
 
 def frame(shade: str, width: float = 3) -> Figure:
@@ -164,14 +161,14 @@ def address(tmp_path_factory) -> Iterator[str]:
             f'</style></head><body><main class="bd-content"><h1>Sliders</h1>{outputs}</main></body></html>',
             encoding="utf-8",
         )
-    with imcl_site.serving(folder) as root:
+    with site.serving(folder) as root:
         yield root
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=imcl_site.chromium(), args=imcl_site.FLAGS)
+        opened = playwright.chromium.launch(executable_path=site.chromium(), args=site.FLAGS)
         yield opened
         opened.close()
 

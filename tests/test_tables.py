@@ -13,11 +13,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from imcl_book import figures
 
-from imcl_core import ImclError, Record, RunConfig, claims, figures, grids, ledger, search, tables
+from imcl_core import ImclError, Record, RunConfig
 from imcl_core.cli import main
-from imcl_core.ledger import Ledger
 from imcl_core.neighbours import NEIGHBOURS
+from imcl_core.study import claims, grids, ledger, search, tables
+from imcl_core.study.ledger import Ledger
+from imcl_core.training.record import write_record
 
 ROOT = Path(__file__).parents[1]
 CELL = {"dataset": "cifar100", "model": "vgg16", "methods": "out", "profile": "paper"}
@@ -31,7 +34,7 @@ def record(last=25.0, best=24.0, top5=5.0, **settings):
 
 
 def write(folder, *written):
-    return [ledger.write(one, folder) for one in written]
+    return [write_record(one, folder) for one in written]
 
 
 def cell(table, dataset="cifar100", model="vgg16", method="out", noise=0.0):

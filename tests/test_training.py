@@ -11,10 +11,14 @@ import time
 import pytest
 import torch
 
-from imcl_core import ImclError, Record, RunConfig, checkpoints, ledger, train, training
+from imcl_core import ImclError, Record, RunConfig, train
 from imcl_core.collaboration import Collaboration
 from imcl_core.networks import build
-from imcl_core.recipes import PROFILES
+from imcl_core.study import ledger
+from imcl_core.training import checkpoints
+from imcl_core.training import run as training
+from imcl_core.training.config import PROFILES
+from imcl_core.training.record import read_record, write_record
 
 
 def tiny(**settings):
@@ -126,7 +130,7 @@ def test_a_corrupt_checkpoint_is_moved_aside_and_named(tmp_path, stop_after, mon
 @pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: text.replace('"seed": 0', '"seed": 1')])
 def test_a_damaged_record_is_moved_aside_and_named(tmp_path, damage):
     config = tiny(epochs=1)
-    path = ledger.write(run(config), tmp_path)
+    path = write_record(run(config), tmp_path)
     path.write_text(damage(path.read_text()))
     with pytest.raises(ImclError, match="damaged"):
         run(config, out=tmp_path)
@@ -196,7 +200,7 @@ def test_learns_and_keeps_a_loadable_network(tmp_path):
 
 def test_the_record_holds_what_a_reader_needs(tmp_path):
     record = run(tiny(methods="mid", epochs=2))
-    path = ledger.write(record, tmp_path)
+    path = write_record(record, tmp_path)
     assert path.stem == record.config.name
     content = json.loads(path.read_text())
     assert {"device", "torch", "python", "numpy", "threads", "seconds", "images_per_s", "peak_memory_gb"} <= content[
@@ -207,7 +211,7 @@ def test_the_record_holds_what_a_reader_needs(tmp_path):
     assert epoch["loss"] == pytest.approx(sum(epoch["terms"].values()))
     assert {"epoch", "lr", "train_error", "test_loss", "test_error", "test_error_top5"} <= epoch.keys()
     assert 0 <= epoch["test_error_top5"] <= epoch["test_error"] <= 100
-    again = ledger.read_record(path)
+    again = read_record(path)
     assert outcome(again) == outcome(record)
     table = ledger.read(tmp_path)
     assert table.loc[0, "last_error"] == record.last_error == epoch["test_error"]

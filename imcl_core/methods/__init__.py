@@ -1,6 +1,5 @@
 """The methods, a file each. Their order in `TERMS` is the order in which names are written, and so names records."""
 
-import dataclasses
 from importlib.metadata import entry_points
 
 from imcl_core.errors import ImclError, nearest

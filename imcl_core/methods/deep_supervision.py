@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach import Layer
-from imcl_core.heads import LocalClassifier
+from imcl_core.attach.trace import Layer
 from imcl_core.methods.term import OnLayers, Step, Term
+from imcl_core.networks.classifier import LocalClassifier
 from imcl_core.settings import setting
 
 

@@ -1,4 +1,4 @@
-"""DropBlock (Ghiasi et al. 2018): blocks of maps are dropped behind the last groups, more of them as training goes on."""
+"""DropBlock (Ghiasi et al. 2018): blocks of maps are dropped behind the last groups, more and more of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imcl_core import losses
-from imcl_core.attach import Layer
+from imcl_core.attach.trace import Layer
 from imcl_core.methods.term import Count, OnLayers, Row, Term
 from imcl_core.settings import setting
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imcl_core import losses
-from imcl_core.attach import Layer
+from imcl_core.attach.trace import Layer
 from imcl_core.methods.term import OnLayers, Step, Term
 from imcl_core.settings import setting
 

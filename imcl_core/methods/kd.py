@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach import check_logits
+from imcl_core.attach.trace import check_logits
 from imcl_core.errors import ImclError
 from imcl_core.methods.term import Count, Row, Step, Term, size_of
 from imcl_core.settings import Settings, setting

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.heads import hierarchical_dropout
 from imcl_core.local import replaced_forward
 from imcl_core.methods.term import Count, Row, Step, Term
+from imcl_core.networks.classifier import hierarchical_dropout
 from imcl_core.settings import Settings, setting
 
 

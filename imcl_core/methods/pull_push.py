@@ -7,10 +7,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach import Layer
+from imcl_core.attach.trace import Layer
 from imcl_core.errors import check_choice
-from imcl_core.heads import PROJECTIONS, make_projection
 from imcl_core.methods.term import OnLayers, Step, Term, promote_off
+from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting
 
 

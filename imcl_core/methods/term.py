@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from imcl_core.attach import Layer
+from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError
 from imcl_core.settings import Settings, setting
 

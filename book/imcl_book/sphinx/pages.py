@@ -1,0 +1,235 @@
+"""The book's own Sphinx extension: what it looks up where it lives, and what its theme leaves out.
+
+`{paper}` shows a figure of the paper, `source/dataset/model/method` as in `book/paper.csv`, or the difference
+of two, `a - b`. `{setting}` shows a setting of a run, or of a `DenseCollaboration`, with its default. The directive
+`executions` is a table of what each notebook's last run took, `pdf` a link that appears once `make pdf` has made the
+file.
+"""
+
+import csv
+import html
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from docutils import nodes
+from imcl_book.notebooks import code_digest
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from imcl_core.errors import ImclError, nearest
+from imcl_core.tasks.pixels import DenseSettings
+from imcl_core.training.config import RunConfig
+
+logger = logging.getLogger(__name__)
+PAPER = Path(__file__).parents[2] / "paper.csv"
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "results"
+EXECUTIONS = ROOT / "book" / "executions.json"
+STATUS = "book/status"
+PICTURE = "_static/readme.png"
+PREVIEW = "_static/preview.png"
+PDF = "intra-model-collaborative-learning.pdf"
+PDF_LINK = f'<p class="pdf" hidden><a href="{PDF}">The whole book as one PDF</a></p>'  # imcl_book.site shows it
+BUTTONS = {
+    "use_repository_button": True,
+    "use_edit_page_button": True,
+    "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+}
+
+
+def paper_figures() -> dict[str, Decimal]:
+    """The paper's numbers by `source/dataset/model/method`, with as many decimals as it prints."""
+    with PAPER.open(encoding="utf-8") as file:
+        return {
+            "/".join((row["source"], row["dataset"], row["model"], row["method"])): Decimal(row["value"])
+            for row in csv.DictReader(file)
+        }
+
+
+def paper_value(expression: str) -> str:
+    """`key` or `key - key` to a number as text; raises `ImclError` on a key that `paper.csv` has not."""
+    known = paper_figures()
+    keys = [key.strip() for key in expression.split(" - ")]
+    for key in keys:
+        if key not in known:
+            raise ImclError(f"paper.csv has no {key!r}.{nearest(key, known)}")
+    first, *rest = (known[key] for key in keys)
+    return str(first - sum(rest)).replace("-", "\N{MINUS SIGN}")
+
+
+def setting_default(name: str) -> str:
+    """The default of a setting of `RunConfig` or `DenseSettings`, as Python writes it; `ImclError` if there is none."""
+    defaults = {field.name: field.default for kind in (DenseSettings, RunConfig) for field in fields(kind)}
+    if name not in defaults:
+        raise ImclError(f"There is no setting {name!r}.{nearest(name, defaults)}")
+    return repr(defaults[name])
+
+
+class PaperRole(SphinxRole):
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            return [nodes.Text(paper_value(self.text))], []
+        except ImclError as error:
+            logger.warning(str(error), location=self.get_location())
+            return [], []
+
+
+class SettingRole(SphinxRole):
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            text = f"{self.text} = {setting_default(self.text)}"
+        except ImclError as error:
+            logger.warning(str(error), location=self.get_location())
+            return [], []
+        return [nodes.literal(text, text, classes=["setting"])], []
+
+
+class TaggedEquations(SphinxPostTransform):
+    r"""Leaves tagged equations as written: Sphinx wraps their lines in `split`, where `\tag` is an error."""
+
+    default_priority = 10
+
+    def run(self) -> None:
+        for node in self.document.findall(nodes.math_block):
+            if r"\tag" in node.astext():
+                node["classes"].append("amsmath")
+                node["nowrap"] = True
+
+
+def executions() -> dict[str, dict[str, Any]]:
+    """What each notebook's last recorded run took, by its path; `current`: whether its code is the same still."""
+    if not EXECUTIONS.exists():
+        return {}
+    recorded = json.loads(EXECUTIONS.read_text(encoding="utf-8"))
+    return {
+        path: run | {"current": run["code"] == code_digest(ROOT / path)}
+        for path, run in recorded.items()
+        if (ROOT / path).exists()
+    }
+
+
+def say_what_the_run_took(app: Sphinx, doctree: nodes.document) -> None:
+    """Below a notebook's title: the seconds of its last run and the hardware, linked to those of all."""
+    run = executions().get(f"{app.env.docname}.ipynb")
+    title = next(doctree.findall(nodes.title), None)
+    if not run or not run["current"] or title is None:
+        return
+    link = addnodes.pending_xref(
+        "", nodes.inline("", "all executions"), refdomain="std", reftype="doc", reftarget=f"/{STATUS}",
+        refdoc=app.env.docname, refexplicit=True, refwarn=True,
+    )  # fmt: skip
+    text = f"Runs in {run['seconds']} s on {run['hardware']} ("
+    line = nodes.paragraph("", "", nodes.Text(text), link, nodes.Text(")"), classes=["execution"])
+    title.parent.insert(title.parent.index(title) + 1, line)
+
+
+class Executions(SphinxDirective):
+    """A table of all notebooks of the book: what their last recorded runs took, and whether the code is that code."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(EXECUTIONS))
+        recorded = executions()
+        lines = ["| notebook | seconds | hardware | Python | PyTorch | day | state |", "|---|--:|---|---|---|---|---|"]
+        for path in sorted(ROOT.glob("notebooks/*.ipynb")):
+            name = path.relative_to(ROOT).as_posix()
+            run = recorded.get(name, {})
+            state = "no run recorded" if not run else "ran to its end" if run["current"] else "code changed since"
+            cells = [run.get(key, "") for key in ("seconds", "hardware", "python", "torch", "date")]
+            lines.append(f"| [](/{name}) | {' | '.join(map(str, cells))} | {state} |")
+        tables = self.parse_text_to_nodes("\n".join(lines))
+        for table in tables:
+            table["classes"].append("executions")
+        return tables
+
+
+class PdfLink(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", PDF_LINK, format="html")]
+
+
+def publish(app: Sphinx, config: Config) -> None:
+    """With `repository.url` in `_config.yml` come the buttons that need it, and the address of the site on Pages."""
+    address = config.html_theme_options.get("repository_url", "").rstrip("/")
+    if address:
+        config.html_theme_options |= BUTTONS
+    if not config.html_baseurl and urlsplit(address).netloc == "github.com":
+        owner, name = address.split("/")[-2:]
+        config.html_baseurl = f"https://{owner}.github.io/{name}/"
+
+
+def add_preview(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """What other sites show where someone links here: title, first words and, where the address is known, a picture."""
+    if doctree is None:
+        return
+    words = (p.astext() for p in doctree.findall(nodes.paragraph) if "execution" not in p["classes"])
+    tags = {
+        "og:type": "article", "og:site_name": app.config.html_title, "og:title": context["title"],
+        "og:description": " ".join(next(words, "").split())[:300], "twitter:card": "summary_large_image",
+    }  # fmt: skip
+    if base := app.config.html_baseurl:
+        tags |= {"og:url": f"{base.rstrip('/')}/{page}.html", "og:image": f"{base.rstrip('/')}/{PREVIEW}"}
+        tags |= {"og:image:width": "1200", "og:image:height": "630"}
+    escaped = {name: html.escape(text) for name, text in tags.items()}
+    context["metatags"] += "".join(f'<meta property="{name}" content="{value}" />\n' for name, value in escaped.items())
+    context["metatags"] += f'<meta name="description" content="{escaped["og:description"]}" />\n'
+
+
+def draw_preview(app: Sphinx, exception: Exception | None) -> None:
+    """The picture of the previews, 1200 x 630 pixels: the book's title beside its one picture."""
+    if exception is not None or app.builder.format != "html":
+        return
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
+    figure.text(0.03, 0.5, app.config.html_title.replace(" ", "\n"), fontsize=40, va="center", linespacing=1.3)
+    axes = figure.add_axes((0.4, 0.03, 0.58, 0.94))
+    axes.imshow(imread(Path(app.outdir) / PICTURE))
+    axes.set_axis_off()
+    figure.savefig(Path(app.outdir) / PREVIEW)
+
+
+def missing_page(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
+    """`404.html`, which hosts show for an address that does not exist, whatever its depth."""
+    yield "404", {"site_root": urlsplit(app.config.html_baseurl).path or "/"}, "404.html"
+
+
+def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """sphinx-thebe puts its scripts on every page, one of them twice, though no page here uses it."""
+    scripts = context["script_files"]
+    context["script_files"] = [s for s in scripts if "thebe" not in f"{s.filename} {s.attributes}"]
+
+
+def copy_records(app: Sphinx, exception: Exception | None) -> None:
+    """The tables link to the records they rest on."""
+    if exception is None and app.builder.format == "html":
+        for record in sorted(RESULTS.rglob("*.json")):
+            target = Path(app.outdir) / "results" / record.relative_to(RESULTS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record, target)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_role("paper", PaperRole())
+    app.add_role("setting", SettingRole())
+    app.add_directive("executions", Executions)
+    app.add_directive("pdf", PdfLink)
+    app.add_post_transform(TaggedEquations)
+    app.connect("config-inited", publish)
+    app.connect("doctree-read", say_what_the_run_took)
+    app.connect("html-collect-pages", missing_page)
+    app.connect("html-page-context", add_preview)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", copy_records)
+    app.connect("build-finished", draw_preview)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,299 @@
+"""Data sets as whole uint8 tensors on one device, and their augmented batches made there."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imcl_core.data.download import Arrays, prepare
+from imcl_core.errors import ImclError, check_choice
+from imcl_core.files import move_aside
+
+NAMES = ("digits", "cifar10", "cifar100", "stl10", "imagenet32")
+KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+HELD_OUT = 0.1  # share of the training images that become the validation split
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images, uint8 (N, 3, H, W), and their labels, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Split":
+        """The images that `indices` (n,) name, in the order they have here."""
+        indices = indices.sort().values
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Both splits, the class names by label, mean and deviation (3,) of the training images in [0, 1]."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> "DataSet":
+        """The same data set with every tensor on `device`."""
+        moved = (part.to(device) for part in (self.train, self.test, self.mean, self.std))
+        return DataSet(self.name, self.classes, *moved)
+
+
+def data_folder(folder: str | Path | None = None) -> Path:
+    """Where `<name>.npz` is looked for: `folder`, else IMCL_DATA, else `imcl` in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "imcl"
+    return Path(folder or os.environ.get("IMCL_DATA") or cache).expanduser()
+
+
+def load(
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    train_size: int | None = None,
+    validation: bool = False,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> DataSet:
+    """A data set of `NAMES`, from the data folder or downloaded into it (`digits` needs neither).
+
+    With `validation`, a fixed stratified tenth of the training images takes the place of the test images,
+    which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller ones
+    within larger ones. `ImclError` on an unknown name or size, and on missing, damaged or malformed files.
+    """
+    check_choice("data set", name, NAMES)
+    arrays = _digits() if name == "digits" else _read(prepare(name, data_folder(folder), progress))
+    train = _split(arrays, "train")
+    if validation:
+        order = stratified_order(train.labels)
+        held_out = round(HELD_OUT * len(order))
+        train, test = train.take(order[held_out:]), train.take(order[:held_out])
+    else:
+        test = _split(arrays, "test")
+    if train_size is not None:
+        if not 1 <= train_size <= len(train):
+            raise ImclError(f"train_size of {name} must be from 1 to {len(train)}, not {train_size}.")
+        train = train.take(stratified_order(train.labels)[:train_size])
+    mean, std = _statistics(train.images)
+    return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std).to(device)
+
+
+def stratified_order(labels: Tensor) -> Tensor:
+    """A fixed random order (N,), of which every prefix holds the classes in proportion but for rounding."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    by_class = labels[shuffled].argsort(stable=True)
+    counts = labels.bincount()
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rank = torch.arange(len(labels), dtype=torch.float64) - starts  # of each image among those of its class
+    place = torch.empty_like(rank)
+    place[by_class] = (rank + 0.5) / counts.repeat_interleave(counts)
+    return shuffled[place.argsort(stable=True)]
+
+
+def _split(arrays: Arrays, split: str) -> Split:
+    images = torch.from_numpy(arrays.pop(f"x_{split}")).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.from_numpy(arrays[f"y_{split}"].reshape(-1).astype(np.int64)))
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,), in units of [0, 1], of uint8 (N, 3, H, W): from exact histograms."""
+    counts = torch.zeros(3, 256, dtype=torch.float64)
+    for part in images.split(1000):  # bincount makes int64 copies
+        counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in part.unbind(1)])
+    share = counts / counts.sum(1, keepdim=True)
+    value = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ value
+    std = (share @ value.square() - mean.square()).clamp_min(0).sqrt()
+    return mean.float(), std.float()
+
+
+def _digits() -> Arrays:
+    """scikit-learn's handwritten digits, 8 x 8 of 0 to 16, as 32 x 32 x 3; a fifth are the test split."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImclError("The digits come with scikit-learn: run `pip install scikit-learn`.") from error
+    source = load_digits()
+    images = torch.from_numpy(source.images).float()[:, None]
+    # Resized in the original integers: bilinear weights in eighths make exact sums of them on any machine.
+    images = F.interpolate(images, size=(32, 32), mode="bilinear") * 255 / 16
+    images = images.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)
+    labels = torch.from_numpy(source.target.astype(np.int64))
+    order = stratified_order(labels)
+    arrays = {"classes": np.arange(10).astype(str)}
+    fifth = -(-len(order) // 5)
+    for split, indices in (("test", order[:fifth]), ("train", order[fifth:])):
+        chosen = indices.sort().values
+        arrays |= {f"x_{split}": images[chosen].numpy(), f"y_{split}": labels[chosen].numpy()}
+    return arrays
+
+
+def _read(path: Path) -> Arrays:
+    """The arrays of an `.npz` in the layout of Keras's data sets; a damaged file is moved aside."""
+    try:
+        with open(path, "rb") as raw, np.load(raw) as file:
+            arrays = {key: file[key] for key in KEYS if key in file.files}
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # NumPy and zipfile have a dozen ways to say that a file is damaged
+        if _intact(path):
+            raise ImclError(f"{path} is not readable as arrays ({error}): put a good copy there.") from error
+        aside = move_aside(path)
+        raise ImclError(
+            f"{path} was damaged and is now {aside.name}: run again to make it anew or put a good copy there."
+        ) from error
+    problem = _problem(arrays)
+    if problem:
+        raise ImclError(f"{path} {problem}: put a good copy there, or remove it and run again.")
+    return arrays
+
+
+def _intact(path: Path) -> bool:
+    """Whether every checksum in the file is right."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:
+        return False
+
+
+def _problem(arrays: Arrays) -> str | None:
+    """What keeps these arrays from being a data set, as the end of a sentence; None if nothing does."""
+    missing = [key for key in KEYS if key not in arrays]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    classes = arrays["classes"].size
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or x.size == 0:
+            return f"has x_{split} of {x.dtype} {x.shape}, not of uint8 (N, H, W, 3)"
+        if y.dtype.kind not in "iu" or y.size != len(x):
+            return f"has y_{split} of {y.dtype} {y.shape}, not an integer for each of {len(x)} images"
+        if y.min() < 0 or y.max() >= classes:
+            return f"has labels from {y.min()} to {y.max()} in y_{split}, but {classes} classes"
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        return "has training and test images of different sizes"
+    return None
+
+
+class TrainBatches:
+    """Augmented, normalised batches of one training set; all chance in an epoch follows from (seed, epoch).
+
+    Each image gets `padding` black pixels on every side, is cropped at random to its own size, mirrored with
+    probability 1/2 if `flip`, and normalised. `noise` is the share of labels replaced, each epoch anew, by
+    labels drawn uniformly over all classes. `share`, (i, n): this process takes the i-th of n parts of every batch.
+    `ImclError` where these settings make no sense.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        batch_size: int,
+        *,
+        padding: int = 4,
+        flip: bool = True,
+        noise: float = 0.0,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.images, size = data.train.images, len(data.train)
+        if not 1 <= batch_size <= size:
+            raise ImclError(
+                f"batch_size must be from 1 to {size}, the number of training images, not {batch_size}: "
+                "choose a smaller batch or more images."
+            )
+        if padding < 0 or not 0 <= noise <= 1:
+            raise ImclError(f"padding must be 0 or more and noise from 0 to 1, not {padding} and {noise}.")
+        self.batch_size, self.padding, self.flip, self.seed = batch_size, padding, flip, seed
+        self.num_classes, self.num_noisy = data.num_classes, round(noise * size)
+        device, (height, width) = self.images.device, self.images.shape[2:]
+        self._clean_labels = data.train.labels.cpu()
+        self._row = width + 2 * padding
+        # Where the pixels of the top left window lie in a flattened padded image: as they are, and mirrored.
+        window = torch.arange(height)[:, None] * self._row + torch.arange(width)
+        self._windows = torch.stack([window.flatten(), window.flip(1).flatten()]).to(device)
+        part, parts = share
+        if batch_size % parts:
+            raise ImclError(f"batch_size {batch_size} does not divide into {parts} processes: choose a multiple of it.")
+        self._positions = torch.arange(batch_size, device=device).chunk(parts)[part]
+        self._scale, self._shift = _normalisation(data)
+        # What `draw` fills in place, so that a captured step sees each new epoch.
+        # The plan has a row for each place in the order: image, offset of its window, whether mirrored.
+        self._plan = torch.zeros(size, 3, dtype=torch.int64, device=device)
+        self.labels = torch.zeros(size, dtype=torch.int64, device=device)  # by image, noise included
+        self.draw(0)
+
+    def __len__(self) -> int:
+        """Full batches in an epoch: the rest of its order is left out, so that every batch has one size."""
+        return len(self._plan) // self.batch_size
+
+    def draw(self, epoch: int) -> None:
+        """Draw order, crops, flips and noisy labels of `epoch`, whatever was drawn before."""
+        size = len(self._plan)
+        generator = self._generator(epoch, stream=0)
+        order = torch.randperm(size, generator=generator)
+        down, right = torch.randint(2 * self.padding + 1, (2, size), generator=generator)
+        mirrored = torch.randint(2, (size,), generator=generator) * self.flip
+        self._plan.copy_(torch.stack([order, down * self._row + right, mirrored], dim=1))
+        labels = self._clean_labels.clone()
+        if self.num_noisy:  # from a generator of its own: the augmentation is the same at every noise level
+            generator = self._generator(epoch, stream=1)
+            noisy = torch.randperm(size, generator=generator)[: self.num_noisy]
+            labels[noisy] = torch.randint(self.num_classes, noisy.shape, generator=generator)
+        self.labels.copy_(labels)
+
+    def _generator(self, epoch: int, stream: int) -> torch.Generator:
+        mixed = np.random.SeedSequence((self.seed, epoch, stream)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(mixed[0]))
+
+    def batch(self, start: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Images, float32 (B, 3, H, W), and labels (B,) from position `start` of the epoch's order on.
+
+        `start` may be a 0-dim int64 tensor on the device: nothing here waits for the device, and no shape
+        depends on data, so a CUDA graph can capture it.
+        """
+        chosen, offset, mirrored = self._plan[self._positions + start].unbind(1)
+        images = F.pad(self.images.index_select(0, chosen), (self.padding,) * 4).flatten(2)
+        pixels = self._windows[mirrored] + offset[:, None]
+        images = images.gather(2, pixels[:, None].expand(-1, 3, -1)).unflatten(2, self.images.shape[2:])
+        return images.float().mul_(self._scale).add_(self._shift), self.labels[chosen]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw `epoch`, then every batch of it."""
+        self.draw(epoch)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield self.batch(start)
+
+
+def evaluation_batches(data: DataSet, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+    """All test images in order, normalised float32 (B, 3, H, W), and labels (B,); the last may be smaller."""
+    scale, shift = _normalisation(data)
+    for start in range(0, len(data.test), batch_size):
+        images, labels = (part[start : start + batch_size] for part in (data.test.images, data.test.labels))
+        yield images.float().mul_(scale).add_(shift), labels
+
+
+def _normalisation(data: DataSet) -> tuple[Tensor, Tensor]:
+    """Scale and shift (3, 1, 1) that take bytes to zero mean and unit deviation over the training set."""
+    mean, std = data.mean.view(3, 1, 1), data.std.view(3, 1, 1)
+    return 1 / (255 * std), -mean / std

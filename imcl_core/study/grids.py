@@ -1,0 +1,235 @@
+"""The paper's tables and figure as lists of runs, and the order in which a scarce GPU should work through them."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+from imcl_core.errors import check_choice
+from imcl_core.training.config import RunConfig
+
+SINGLES = ("out", "mid", "pull-push", "kernel")
+BEST = ("out+mid+pull-push", "mid+pull-push+kernel")  # the two combinations of Tables I and II
+COLUMNS = ("baseline", *SINGLES, *BEST)
+BEFORE = ("baseline-2x", "tree", "multi-instance")  # what the paper compares with or argues against
+COMBINATIONS = tuple("+".join(c) for n in (1, 2, 3, 4) for c in itertools.combinations(SINGLES, n))  # Table III's order
+MODELS = ("vgg16", "resnet18")
+NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None = None) -> list[RunConfig]:
+    """The runs of a table of `GRIDS`, the most wanted first, for seeds 0, 1, …; each run once.
+
+    With `dataset`, those on it; a table that has none is made for it, by that data set's recipe.
+    """
+    check_choice("table", name, GRIDS)
+    runs = GRIDS[name](profile, seeds)
+    if dataset is not None:
+        recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones"))  # filled in anew
+        runs = [r for r in runs if r.dataset == dataset] or [replace(r, dataset=dataset, **recipe) for r in runs]
+    return list({run.key: run for run in runs}.values())
+
+
+def _runs(profile, seeds, *, datasets=("cifar100",), models=MODELS, methods=COLUMNS, noise=(0.0,), first=0):
+    """Seed by seed, so that a queue cut short leaves whole columns."""
+    return [
+        RunConfig(dataset=d, model=m, methods=t, seed=s, noise=n, profile=profile)
+        for s, d, m, n, t in itertools.product(range(first, seeds), datasets, models, noise, methods)
+    ]
+
+
+def _table_1(profile: str, seeds: int) -> list[RunConfig]:
+    return _runs(profile, seeds, datasets=("cifar10", "cifar100"), methods=(*COLUMNS, "baseline-2x"))
+
+
+def _table_2(profile: str, seeds: int) -> list[RunConfig]:
+    return _runs(profile, seeds, datasets=("stl10", "imagenet32"), methods=(*COLUMNS, "baseline-2x"))
+
+
+def _table_3(profile: str, seeds: int) -> list[RunConfig]:
+    return _runs(profile, seeds, methods=("baseline", *COMBINATIONS))
+
+
+def _figure_2(profile: str, seeds: int) -> list[RunConfig]:
+    methods = ("baseline", *SINGLES, BEST[0])
+    return _runs(profile, seeds, models=("vgg16",), methods=methods, noise=NOISE)
+
+
+def _study(profile: str, seeds: int) -> list[RunConfig]:
+    """CIFAR-100 as far as a laptop goes, the baseline at half its rate beside it, since `out` halves gradients."""
+    clean = _runs(profile, seeds)
+    noisy = _runs(profile, seeds, models=("vgg16",), methods=("baseline", BEST[0]), noise=(0.5,))
+    slow = [
+        RunConfig(dataset=run.dataset, model=run.model, seed=run.seed, profile=profile, lr=run.lr / 2)
+        for run in clean
+        if run.methods == "baseline"
+    ]
+    return clean + noisy + slow
+
+
+def _before(profile: str, seeds: int) -> list[RunConfig]:
+    """Song & Chai's patterns and the wide baseline, with label noise too, beside what they are compared with."""
+    clean = _runs(profile, seeds, methods=("baseline", "out", *BEFORE))
+    return clean + _runs(profile, seeds, models=("vgg16",), methods=("baseline", "out", "tree"), noise=(0.5,))
+
+
+ABLATIONS = (  # a method, and one decision of the book's page taken the other way, last; on CIFAR-100 unless named
+    ("baseline", {"nesterov": True}),
+    ("baseline", {"hidden": 256}),
+    ("baseline", {"pool": 2}),
+    ("baseline", {"dataset": "imagenet32", "weight_decay": 1e-4}),
+    ("out", {"out_detach": False}),
+    ("out", {"out_t_squared": True}),
+    ("mid", {"mid_pool": 2}),
+    ("mid", {"mid_width": 32}),
+    ("mid", {"mid_own": True}),
+    ("mid", {"attach": "blocks"}),
+    ("pull-push", {"pp_centre": "batch"}),
+    ("pull-push", {"pp_normalise": False}),
+    ("pull-push", {"pp_projection": "1x1"}),
+    ("pull-push", {"pp_projection": "none"}),
+    ("pull-push", {"attach": "blocks"}),
+    ("kernel", {"kernel_pointwise": True}),
+    ("kernel", {"kernel_biased": False}),
+    ("tree", {"pop_splits": ("trunk.stage3.block1", "trunk.stage4.block1")}),
+    ("tree", {"pop_sum": False}),
+    ("tree", {"pop_rescale": False}),
+    ("tree", {"pop_detach": False}),
+    ("tree", {"pop_t_squared": True}),
+)
+
+
+def ablation(methods: str, change: dict, profile: str, seed: int = 0) -> tuple[RunConfig, RunConfig]:
+    """A run with a decision taken the other way, and the same run as decided."""
+    place = {"dataset": change.get("dataset", "cifar100"), "model": "resnet18", "seed": seed, "profile": profile}
+    return RunConfig(methods=methods, **place | change), RunConfig(methods=methods, **place)
+
+
+def _decisions(profile: str, seeds: int) -> list[RunConfig]:
+    """Each ablation beside its method as decided, and the baseline at half its rate, since `out` halves gradients."""
+    runs = []
+    for s in range(seeds):
+        changed, decided = zip(*(ablation(m, change, profile, s) for m, change in ABLATIONS), strict=True)
+        runs += [*decided, *changed, replace(decided[0], lr=decided[0].lr / 2)]
+    return runs
+
+
+WEIGHTS = {  # values to try for the settings whose weights the paper found by grid search
+    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
+    "pull-push": [
+        {"pp_pull": (0.1 * w, w), "pp_push": (push * w, 0.0)}
+        for w in (0.01, 0.03, 0.1, 0.3, 1.0)
+        for push in (0.0, 0.1, 1.0)
+    ],
+    "kernel": [{"kernel_weight": w} for w in (0.001, 0.003, 0.01, 0.03, 0.1)],
+}
+
+
+def _weights(profile: str, seeds: int) -> list[RunConfig]:
+    """The search for weights, on images held out of the training set, the baseline beside it."""
+    return [
+        RunConfig(dataset="cifar100", model=model, methods=method, seed=s, profile=profile, validation=True, **change)
+        for s in range(seeds)
+        for model in MODELS
+        for method, changes in {"baseline": [{}], **WEIGHTS}.items()
+        for change in changes
+    ]
+
+
+STRENGTHS = {  # of every method alone, from weak to strong with the default among them: what the comparison may choose
+    "out": [{"out_alpha": a} for a in (0.75, 0.5, 0.25)],
+    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
+    "pull-push": [{"pp_pull": (0.1 * w, w), "pp_push": (0.1 * w, 0.0)} for w in (0.3, 1.0, 3.0)],
+    "kernel": [{"kernel_weight": w} for w in (0.003, 0.01, 0.03)],
+    "spatial-dropout": [{"spatial_rate": p} for p in (0.03, 0.1, 0.2)],
+    "dropblock": [{"dropblock_rate": p} for p in (0.03, 0.1, 0.2)],
+    "cutout": [{"cutout_size": side} for side in (4, 8, 16)],
+    "decov": [{"decov_weight": w} for w in (0.03, 0.1, 0.3)],
+    "deep-supervision": [{"deep_weight": w} for w in (0.1, 0.3, 1.0)],
+    "predsim": [{"predsim_weight": w} for w in (0.3, 1.0, 3.0)],
+    "hsic": [{"hsic_weight": w} for w in (3e-4, 1e-3, 3e-3)],
+    "kd": [{"kd_alpha": a} for a in (0.25, 0.5, 0.75)],
+}
+TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
+TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
+    "out": {"out_alpha": 0.75},
+    "mid": {"mid_alpha": 0.0125, "mid_beta": 0.0125},
+    "pull-push": {"pp_pull": (0.1 * 3.0, 3.0), "pp_push": (0.1 * 3.0, 0.0)},
+    "kernel": {"kernel_weight": 0.03},
+    "spatial-dropout": {"spatial_rate": 0.03},
+    "dropblock": {"dropblock_rate": 0.1},
+    "cutout": {"cutout_size": 4},
+    "decov": {"decov_weight": 0.03},
+    "deep-supervision": {"deep_weight": 0.3},
+    "predsim": {"predsim_weight": 3.0},
+    "hsic": {"hsic_weight": 1e-3},
+    "kd": {"kd_alpha": 0.25},
+}
+
+
+def trial(methods: str, strength: dict, profile: str, seed: int = 0) -> RunConfig:
+    """The short run on held-out images that judges one strength."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile} | TRIAL
+    return RunConfig(methods=methods, seed=seed, **shared, **strength)
+
+
+def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
+    """Three strengths of every method in short runs on held-out images, the baseline beside them."""
+    return [
+        trial(method, strength, profile, s)
+        for s in range(seeds)
+        for method, strengths in {"baseline": [{}], **STRENGTHS}.items()
+        for strength in strengths
+    ]
+
+
+def _neighbours(profile: str, seeds: int) -> list[RunConfig]:
+    """The baseline and every method at its chosen strength, on the data set's own split."""
+    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile}
+    return [
+        RunConfig(methods=method, seed=s, **shared, **strength)
+        for s in range(seeds)
+        for method, strength in {"baseline": {}, **TUNED}.items()
+    ]
+
+
+def _memory(profile: str, seeds: int) -> list[RunConfig]:
+    """The paper's comparison of memory, an epoch each, on the data set's own images: a record keeps the peak."""
+    shared = {"dataset": "stl10", "model": "resnet101", "batch_size": 64, "epochs": 1, "profile": profile}
+    methods = ("baseline", "out", "tree", "multi-instance")
+    return [RunConfig(methods=m, seed=s, **shared) for s in range(seeds) for m in methods]
+
+
+def _queue(profile: str, seeds: int) -> list[RunConfig]:
+    """Everything for a scarce GPU: CIFAR-100, STL-10, Table III, more seeds, label noise, CIFAR-10."""
+    baselines = _runs(profile, 1, models=("resnet18", "vgg16"), methods=("baseline",))
+    noisy = _runs(profile, 1, models=("vgg16",), methods=("baseline", BEST[0]), noise=(0.5,))
+    return [
+        *baselines,
+        *_runs(profile, 1, models=("resnet18", "vgg16"), methods=SINGLES),
+        *_runs(profile, 1, models=("resnet18", "vgg16"), methods=BEST),
+        *_runs(profile, 1, datasets=("stl10",), models=("resnet18", "vgg16")),
+        *_table_3(profile, 1),
+        *_before(profile, 1),
+        *_runs(profile, seeds, first=1),
+        *_runs(profile, seeds, datasets=("stl10",), first=1),
+        *noisy,
+        *_runs(profile, 1, datasets=("cifar10",)),
+    ]
+
+
+BEYOND = ("neighbour-weights", "neighbours")  # tables of the book that are none of the paper's
+
+GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
+    "table-1": _table_1,
+    "table-2": _table_2,
+    "table-3": _table_3,
+    "figure-2": _figure_2,
+    "memory": _memory,
+    "before": _before,
+    "decisions": _decisions,
+    "weights": _weights,
+    "neighbour-weights": _neighbour_weights,
+    "neighbours": _neighbours,
+    "study": _study,
+    "queue": _queue,
+}

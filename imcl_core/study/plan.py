@@ -1,0 +1,113 @@
+"""What a reproduction will take, before anything is run: operations, and the hours of a GPU."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from imcl_core.measure.memory import on_fake_tensors
+from imcl_core.training.config import RunConfig
+from imcl_core.training.record import Record
+
+GPUS = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations/s in half precision, by NVIDIA's sheets
+NO_WORK = (  # settings that change no step's operations
+    "seed", "noise", "validation", "epochs", "milestones", "train_size", "lr", "nesterov",
+    "out_alpha", "mid_alpha", "mid_beta", "mid_own", "pp_pull", "pp_push", "kernel_weight", "kernel_biased",
+    "spatial_rate", "dropblock_rate", "cutout_size", "decov_weight", "deep_weight", "predsim_weight", "hsic_weight",
+    "kd_alpha",
+)  # fmt: skip
+SHARE = 0.25  # of that, reached in training: airbench's ResNet-18 on an A100, and our step of a CPU's
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What some runs take: how many there are, the images they train on, and all their operations."""
+
+    runs: int
+    images: float
+    operations: float
+
+
+@functools.cache
+def operations(config: RunConfig) -> float:
+    """Operations of a training step for each image: multiplications and additions of all convolutions and products.
+
+    Forward and backward, counted on fake tensors; takes a fraction of a second, and none the second time. Methods that
+    are joined are counted one by one, for what each adds to the baseline adds up.
+    """
+    methods, same = config.methods.split("+"), {name: getattr(RunConfig(), name) for name in NO_WORK}
+    each = [_operations(dataclasses.replace(config, methods=m, **same)) for m in methods]
+    if len(methods) == 1:
+        return each[0]
+    plain = _operations(dataclasses.replace(config, methods="baseline", **same))
+    return plain + sum(operations - plain for operations in each)
+
+
+@functools.cache
+def _of_baseline(config: RunConfig) -> float:
+    return operations(dataclasses.replace(config, methods="baseline"))
+
+
+@functools.cache
+def _operations(config: RunConfig) -> float:
+    with on_fake_tensors(config) as (images, labels, collaboration), _Operations() as counter:
+        collaboration(images, labels).backward()
+    return counter.total / config.batch_size
+
+
+class _Operations(TorchDispatchMode):
+    """Adds up the operations that run inside, those of local backward passes too."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        self.total += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        return result
+
+
+def work(configs: Iterable[RunConfig]) -> Work:
+    """What the runs take together; the evaluation after each epoch is one forward pass of the plain network."""
+    runs = images = total = 0
+    for config in configs:
+        recipe = config.recipe
+        trained = config.epochs * (config.train_size or recipe.images * (0.9 if config.validation else 1))
+        tested = config.epochs * (0.1 * recipe.images if config.validation else recipe.test_images)
+        runs, images = runs + 1, images + trained
+        total += trained * operations(config) + tested * _of_baseline(config) / 3
+    return Work(runs, images, total)
+
+
+def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()) -> tuple[float, bool]:
+    """Hours of one `gpu` of `GPUS`, and whether they rest on measured speeds.
+
+    A run like one of `records` on such a GPU takes as long as that did; any other `SHARE` of the GPU's peak.
+    """
+    speeds: dict[tuple, list[float]] = {}
+    for record in records:
+        if gpu in record.run["device"]:
+            speeds.setdefault(record.config.like, []).append(record.run["seconds"] / record.config.epochs)
+    seconds, measured = 0.0, bool(configs)
+    for config in configs:
+        if like := speeds.get(config.like):
+            seconds += config.epochs * statistics.median(like)
+        else:
+            seconds += work([config]).operations / (SHARE * GPUS[gpu])
+            measured = False
+    return seconds / 3600, measured
+
+
+def plan(grids: dict[str, Sequence[RunConfig]], records: Iterable[Record] = ()) -> pd.DataFrame:
+    """A row a table: its runs, millions of images, 10¹⁸ operations, and hours of each GPU; the last, each run once."""
+    every = {config.name: config for configs in grids.values() for config in configs}
+    rows, records = {}, list(records)
+    for name, configs in {**grids, "all, each run once": list(every.values())}.items():
+        sums = work(configs)
+        rows[name] = {"runs": sums.runs, "10⁶ images": sums.images / 1e6, "10¹⁸ operations": sums.operations / 1e18}
+        rows[name] |= {f"{gpu}, h": hours(configs, gpu, records)[0] for gpu in GPUS}
+    return pd.DataFrame(rows).T.astype({"runs": int})

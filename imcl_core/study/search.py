@@ -1,0 +1,106 @@
+"""The search for weights by successive halving (Jamieson and Talwalkar, 2016), on images held out of training."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from imcl_core.errors import ImclError
+from imcl_core.neighbours import NEIGHBOURS
+from imcl_core.study.grids import STRENGTHS, trial
+from imcl_core.training.config import RunConfig
+from imcl_core.training.record import Record
+
+Candidate = tuple[RunConfig, ...]  # the same settings with one seed after the other
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A round: so many epochs for every candidate still in it, the best first, with its held-out error in %."""
+
+    epochs: int
+    candidates: tuple[Candidate, ...]
+    errors: tuple[float, ...]
+
+
+def halve(
+    candidates: Sequence[Candidate], train: Callable[[list[RunConfig]], Mapping[str, Record]], factor: int = 3
+) -> list[Rung]:
+    """Trains all candidates briefly, the best 1/`factor` of them for `factor` times as long, and so on.
+
+    The last rung has the candidates' own epochs and at least two of them, where there are two. Every rung trains from
+    the start, with a schedule as short as itself. `train` gives the records of runs by name. A candidate's error is
+    that of the last epoch on the held-out images, the mean over its seeds. Returns the rungs, the winner first in the
+    last.
+
+    Raises:
+        ImclError: a candidate would be judged by the test set, a factor below 2, or a run without a record.
+    """
+    if factor < 2:
+        raise ImclError(f"Halving keeps one of so many: the factor must be 2 or more, not {factor}.")
+    if any(not config.validation for candidate in candidates for config in candidate):
+        raise ImclError("Weights are chosen on held-out images, never on the test set: set validation.")
+    rungs: list[Rung] = []
+    left = list(candidates)
+    for shorter in reversed(range(_rungs(len(left), factor))):
+        left = left[: max(2, len(candidates) // factor ** len(rungs))]
+        epochs = max(1, left[0][0].epochs // factor**shorter)
+        left, errors = _ranked(left, epochs, train)
+        rungs.append(Rung(epochs, tuple(left), tuple(errors)))
+    return rungs
+
+
+def _rungs(candidates: int, factor: int) -> int:
+    """How many there are, so that two candidates or more are left for the last."""
+    rungs = 1
+    while candidates // factor**rungs >= 2:
+        rungs += 1
+    return rungs
+
+
+def _ranked(
+    candidates: Sequence[Candidate], epochs: int, train: Callable[[list[RunConfig]], Mapping[str, Record]]
+) -> tuple[list[Candidate], list[float]]:
+    """The candidates by their error after so many epochs."""
+    short = {c: [dataclasses.replace(run, epochs=epochs, milestones=None) for run in c] for c in candidates}
+    records = train([run for runs in short.values() for run in runs])
+    for run in (run for runs in short.values() for run in runs if run.name not in records):
+        raise ImclError(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
+    error = {c: statistics.mean(records[run.name].last_error for run in runs) for c, runs in short.items()}
+    ranked = sorted(candidates, key=error.get)
+    return ranked, [error[c] for c in ranked]
+
+
+def candidates_of(configs: Sequence[RunConfig]) -> dict[str, list[Candidate]]:
+    """The candidates among `configs` by data set, network and method; where there is one only, there is no choice."""
+    groups: dict[str, dict[RunConfig, list[RunConfig]]] = {}
+    for config in configs:
+        case = f"{config.dataset} {config.model} {config.methods}"
+        groups.setdefault(case, {}).setdefault(dataclasses.replace(config, seed=0), []).append(config)
+    return {case: list(map(tuple, found.values())) for case, found in groups.items() if len(found) > 1}
+
+
+def difference(config: RunConfig) -> str:
+    """The weights of a candidate, as `name=value`, where they are not the default."""
+    default = RunConfig(dataset=config.dataset, model=config.model, methods=config.methods, profile=config.profile)
+    ours, plain = config.identity(), default.identity()
+    prefixes = ("mid_", "pp_", "kernel_", "out_", *NEIGHBOURS.values())
+    weights = {k: v for k, v in ours.items() if v != plain[k] and k.startswith(prefixes)}
+    return ", ".join(f"{name}={value}" for name, value in weights.items()) or "the default weights"
+
+
+def chosen(records: Iterable[Record], profile: str = "cpu") -> dict[str, dict]:
+    """The strength of every method of `grids.STRENGTHS` with the lowest error at the end of its trial.
+
+    A tie goes to the default, then to the weaker. A method is left out until each of its strengths has a record.
+    """
+    errors, found = {record.config.name: record.last_error for record in records}, {}
+    for method, strengths in STRENGTHS.items():
+        names = [trial(method, strength, profile).name for strength in strengths]
+        if all(name in errors for name in names):
+            tried = zip(strengths, names, strict=True)
+            found[method] = min(tried, key=lambda pair: (errors[pair[1]], not _is_default(method, pair[0])))[0]
+    return found
+
+
+def _is_default(method: str, strength: dict) -> bool:
+    return RunConfig(methods=method, **strength) == RunConfig(methods=method)

@@ -1,0 +1,159 @@
+"""Collaboration for networks that label every pixel, such as FCN or U-Net: the paper names it as work to come.
+
+What changes. A prediction is one of a pixel, so that `out` and `mid` are means over all pixels that count; local
+classifiers are convolutions, whose logits are enlarged to the labels' size; `pull-push` compares pixels, each by its
+column of the maps, its label, and the 3×3 image pixels around it, or whole images, whose label is the portion of each
+class. `kernel` is what it was.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imcl_core import losses
+from imcl_core.attach.trace import Layer, check_logits
+from imcl_core.collaboration import Collaboration, MethodSettings
+from imcl_core.errors import ImclError
+from imcl_core.methods import TERMS, parse_methods
+from imcl_core.networks.classifier import LocalSegmenter
+from imcl_core.settings import setting
+from imcl_core.tasks.images import Images, check_labels
+
+check_maps = functools.partial(  # `check_logits` for maps of logits
+    check_logits,
+    form="(B, m, H, W)",
+    users="DenseCollaboration is for networks that label pixels, Collaboration for classifiers",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSettings(MethodSettings):
+    """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
+
+    pp_pixels: int = setting(256, "pixels of a batch that pull-push compares, drawn afresh each step; 0: whole images")
+    ignore_label: int = setting(255, "pixels with this label count in no term")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pp_pixels < 0 or self.pp_pixels == 1:
+            raise ImclError(f"Setting pp_pixels must be 2 or more, or 0 for whole images, not {self.pp_pixels}.")
+
+
+class Pixels(Images):
+    """One label a pixel: labels (B, H, W), logits (B, m, h, w), enlarged to the labels' size."""
+
+    check_logits = staticmethod(check_maps)
+
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @contextmanager
+    def step(self, images: Tensor, labels: Tensor, comparing: bool) -> Iterator[None]:
+        self._size = images.shape[2:]
+        self._pixels = self.draw(labels) if comparing and self.settings.pp_pixels else None
+        try:
+            yield
+        finally:
+            self._pixels = None
+
+    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, row and column of the pixels to compare, of those that count; all where there are no more."""
+        places = self._counts(labels).nonzero()
+        order = torch.randperm(len(places), device=labels.device)
+        return places[order[: self.settings.pp_pixels]].unbind(1)
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        return labels != self.settings.ignore_label
+
+    def targets(self, labels: Tensor) -> Tensor:
+        return labels[self._counts(labels)]
+
+    def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits (…, B, m, h, w) at the P pixels that count: (…, P, m)."""
+        *more, batch = logits.shape[:-3]
+        z = losses.promote(logits).flatten(0, -4)
+        if z.shape[2:] != labels.shape[1:]:
+            z = F.interpolate(z, size=labels.shape[1:], mode="bilinear")
+        return z.movedim(1, -1).unflatten(0, (*more, batch))[..., self._counts(labels), :]
+
+    def compared(self, maps: Tensor) -> Tensor:
+        """The maps' columns (P, C) at the pixels drawn, or the maps (B, C, h, w) of whole images."""
+        if not self.settings.pp_pixels:
+            return maps
+        columns = maps.movedim(1, -1)
+        if self._pixels is None:  # `cost` asks for so many of any
+            return columns.flatten(0, 2)[: self.settings.pp_pixels]
+        image, row, column = self._pixels
+        height, width = self._size
+        return columns[image, row * columns.shape[1] // height, column * columns.shape[2] // width]
+
+    @torch.no_grad()
+    def similarities(self, images: Tensor, labels: Tensor, centre: str) -> tuple[Tensor, Tensor]:
+        counts = self._counts(labels)
+        one_hot = self.one_hot(labels.where(counts, 0), images)
+        if self._pixels is None:
+            portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
+            return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
+        image, row, column = self._pixels
+        padded = F.pad(images, (1, 1, 1, 1))
+        around = [padded[image, :, row + i, column + j] for i in range(3) for j in range(3)]
+        return tuple(
+            losses.similarity_matrix(x, centre) for x in (one_hot[image, row, column], torch.cat(around, dim=1))
+        )
+
+    def local_classifier(self, place: Layer, pool: int, width: int) -> nn.Module:
+        return LocalSegmenter(place.shape[0], self.num_classes, width)
+
+    def check(self, images: Tensor, labels: Tensor, comparing: str | None, sized: tuple | None) -> None:
+        check_labels(labels, (len(images), *images.shape[2:]), len(images))
+        if comparing and not self.settings.pp_pixels and len(images) < 2:
+            raise ImclError(
+                f"A batch of 1 is too small, {comparing} compares images with one another: leave the last one out "
+                "(drop_last=True), or let pp_pixels be more than 0."
+            )
+        if not self._counts(labels).any():
+            raise ImclError(f"No pixel of this batch counts, all have the label {self.settings.ignore_label}: skip it.")
+
+
+class DenseCollaboration(Collaboration):
+    """A network that labels pixels, with any subset of the four losses attached for training.
+
+    ``collaboration(images, labels).backward()`` as of a `Collaboration`, with `labels` (B, H, W) as large as the
+    images; logits (B, m, h, w) of another size are enlarged to that bilinearly, as are those of local classifiers.
+    Images may have another size in every batch. `logits` are the network's own, (B, m, h, w).
+
+    Args:
+        network: from images to logits (B, m, h, w), such as `imcl_core.networks.UNet`.
+        methods: as of `Collaboration`, from ``out``, ``mid``, ``pull-push``, ``kernel``, ``spatial-dropout`` and
+            ``dropblock``; the other neighbours are made for one label an image.
+        settings: `DenseSettings`.
+        options: `layers`, `kernels`, `classifier`, `image_shape` and `seed` of `Collaboration`. `classifier`: the
+            `nn.Sequential` with dropout that `out` branches need not return the logits themselves, where it is named.
+
+    Raises:
+        ImclError: as `Collaboration`, and a method that is made for one label an image.
+    """
+
+    Task = Pixels
+
+    def __init__(
+        self, network: nn.Module, methods: str = "baseline", *, settings: DenseSettings | None = None, **options
+    ):
+        fit = [name for name, term in TERMS.items() if term.pixels]
+        if unfit := [name for name in parse_methods(methods) if name not in fit]:
+            raise ImclError(f"{unfit[0]} is made for one label an image: a DenseCollaboration takes {', '.join(fit)}.")
+        super().__init__(network, methods, settings=settings or DenseSettings(), **options)
+        if "out" in self.methods:
+            classifier = self._terms["out"].classifier
+            if inside := [name for name in self.layers if name.startswith(f"{classifier}.")]:
+                raise ImclError(
+                    f"Layer {inside[0]!r} is part of the classifier, which runs once for each prediction of out: leave "
+                    "it out of `layers`."
+                )

@@ -1,0 +1,232 @@
+"""The paper's training settings per data set (Sec. IV), their three sizes, and the configuration of one run."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from imcl_core.collaboration import MethodSettings
+from imcl_core.errors import ImclError, check_choice, nearest
+from imcl_core.methods import TERMS, fields_of, parse_methods
+from imcl_core.methods.population import PATTERNS, PopulationSettings
+from imcl_core.networks import MODELS, REDUCTION
+from imcl_core.settings import setting
+
+PROFILES = ("smoke", "cpu", "t4", "paper")
+STRUCTURES = ("baseline-2x", *PATTERNS)  # what the paper compares with; each stands alone
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the paper trains on one data set; `milestones`: epochs after which the rate falls.
+
+    The set has `images` for training and `test_images`, in so many `classes`, each of `side` × `side` pixels.
+    """
+
+    images: int
+    test_images: int
+    classes: int
+    side: int
+    epochs: int
+    batch_size: int
+    lr: float
+    milestones: tuple[int, ...]
+    padding: int = 4
+    flip: bool = True
+
+
+RECIPES = {
+    # Not in the paper: small, real, and shipped with scikit-learn. A flipped digit is another sign, so no flips.
+    "digits": Recipe(1_437, 360, 10, 32, 30, 32, 0.03, (24, 28), padding=2, flip=False),
+    "cifar10": Recipe(50_000, 10_000, 10, 32, 200, 128, 0.1, (60, 120, 160)),
+    "cifar100": Recipe(50_000, 10_000, 100, 32, 200, 128, 0.1, (60, 120, 160)),
+    "stl10": Recipe(5_000, 8_000, 10, 96, 200, 128, 0.05, (60, 120, 180), padding=12),
+    "imagenet32": Recipe(1_281_167, 50_000, 1000, 32, 40, 256, 0.1, (12, 24, 36)),
+}
+DATASETS = tuple(RECIPES)
+_ADDED = ("mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool")  # since the first records
+_DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all).
+
+    `batch_size` and `lr` cap the recipe's: a short run needs many small steps.
+
+    `t4` is the paper's network in 20 minutes at most on the T4 of a free Colab session, for any run of Tables I to III.
+    That is planned, not measured: `imcl_core.study.plan` expects half of it, and the rest is for a card that heats up.
+    """
+
+    width: float
+    epochs: int | None = None
+    train_size: int = 0
+    batch_size: int = 1 << 20
+    lr: float = float("inf")
+
+
+SIZES = {
+    "smoke": Profile(width=0.125, epochs=4, train_size=1_290),
+    "cpu": Profile(width=0.125, epochs=10, train_size=20_000, batch_size=64, lr=0.05),
+    "t4": Profile(width=1.0, epochs=10, train_size=50_000),
+    "paper": Profile(width=1.0),
+}
+
+
+def canonical(methods: str) -> str:
+    """One spelling for each: `"kernel+mid"` to `"mid+kernel"`; raises `ImclError` on what is no method."""
+    if methods.strip() in STRUCTURES:
+        return methods.strip()
+    joinable = tuple(TERMS)
+    terms = [term.strip() for term in methods.split("+")]
+    for term in terms:
+        if term in STRUCTURES:
+            raise ImclError(
+                f"{term} cannot be joined with other methods ({methods!r}), being a network to compare with: train it "
+                "alone."
+            )
+        if term not in (*joinable, "baseline"):
+            known = (*joinable, "baseline", *STRUCTURES)
+            raise ImclError(
+                f"Unknown method {term!r} in {methods!r}.{nearest(term, known)} Use baseline, any of "
+                f"{', '.join(joinable)} joined by '+', or one of {', '.join(STRUCTURES)}."
+            )
+    return "+".join(parse_methods(methods)) or "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(MethodSettings, PopulationSettings):
+    """Everything that decides the outcome of one run.
+
+    What is left at None is filled in from the recipe of `dataset` and the size of `profile`, so that a finished
+    `RunConfig` holds every value. Raises `ImclError` on unknown names, wrong types and impossible values.
+    """
+
+    dataset: str = setting("digits", f"one of {', '.join(DATASETS)}")
+    model: str = setting("resnet18", f"one of {', '.join(MODELS)}")
+    methods: str = setting(
+        "baseline",
+        f"'baseline', any of {', '.join(TERMS)} joined by '+', or {', '.join(STRUCTURES)}",
+    )
+    seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
+    noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
+    profile: str = setting(
+        "smoke", "size of the run: smoke (seconds), cpu (minutes), t4 (20 minutes), paper (hours of a GPU)"
+    )
+    validation: bool = setting(False, "hold out a tenth of the training set and test on it: for tuning")
+    width: float | None = setting(None, "factor on the number of filters of every convolution")
+    epochs: int | None = setting(None, "passes over the training images")
+    train_size: int | None = setting(None, "train on a fixed subset of so many images; 0: on all")
+    batch_size: int | None = setting(None, "images a step")
+    lr: float | None = setting(None, "initial learning rate")
+    milestones: tuple[int, ...] | None = setting(None, "epochs after which the rate is multiplied by `gamma`")
+    gamma: float = setting(0.2, "factor on the learning rate at each milestone")
+    momentum: float = setting(0.9, "of SGD")
+    nesterov: bool = setting(False, "Nesterov's momentum")
+    weight_decay: float = setting(5e-4, "on every parameter, the heads' included")
+    pool: int = setting(1, "the last maps are averaged to this side before the classifier")
+    hidden: int = setting(512, "units of each hidden layer of the classifier")
+    dropout: float = setting(0.5, "probability of the classifier's two dropout layers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("data set", self.dataset, RECIPES)
+        check_choice("model", self.model, MODELS)
+        check_choice("profile", self.profile, SIZES)
+        self._fill("methods", canonical(self.methods))
+        recipe, size, double = RECIPES[self.dataset], SIZES[self.profile], self.methods == "baseline-2x"
+        filled = {
+            "width": 2 * size.width if double else size.width,
+            "epochs": size.epochs or recipe.epochs,
+            "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
+            "batch_size": min(_DOUBLE_BATCH if double and self._is_large() else recipe.batch_size, size.batch_size),
+            "lr": min(recipe.lr, size.lr),
+        }
+        for name, value in filled.items():
+            if getattr(self, name) is None:
+                self._fill(name, value)
+        if double and self.width != filled["width"]:
+            raise ImclError(
+                f"baseline-2x doubles the width of the profile {self.profile}, to {filled['width']:g}: leave out "
+                "width, or train a baseline of the width you want."
+            )
+        if self.milestones is None:
+            self._fill("milestones", tuple(round(m * self.epochs / recipe.epochs) for m in recipe.milestones))
+        self._check_ranges()
+
+    def _fill(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _is_large(self) -> bool:
+        """Whether the paper had to halve the batch of baseline(2x)."""
+        return (self.dataset, self.model) == ("stl10", "resnet18")
+
+    def _check_ranges(self) -> None:
+        ranges = {
+            "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
+            "hidden": (1, 1 << 20),
+            "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
+            "pop_heads": (2, 16),
+            "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
+            "spatial_groups": (0, 1 << 20), "dropblock_groups": (0, 1 << 20), "cutout_size": (1, 1 << 20),
+            "predsim_beta": (0, 1), "predsim_features": (1, 1 << 40), "kd_alpha": (0, 1), "kd_seed": (0, 2**31),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
+        side = self.recipe.side // REDUCTION[self.model]
+        if not 1 <= self.pool <= side:
+            raise ImclError(
+                f"The last maps of {self.model} on {self.dataset} are {side}×{side}: pool must lie between 1 and "
+                f"{side}, not {self.pool}."
+            )
+        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
+            if not getattr(self, name) > 0:
+                raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.dataset]
+
+    @property
+    def teacher(self) -> "RunConfig":
+        """The baseline whose network teaches in `kd`: this run without its methods, with another seed."""
+        plain = replace(self, methods="baseline", seed=self.seed + self.kd_seed)
+        return RunConfig(**plain.identity())
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can influence this run: those of methods that are off are left out.
+
+        Records are named by it. A setting added later is left out at its default, so that the records made before
+        keep their names.
+        """
+        on = self.methods.split("+")
+        off = fields_of(TERMS.values()) - fields_of(TERMS[name] for name in on if name in TERMS)
+        if self.methods not in PATTERNS:
+            off |= {field.name for field in fields(PopulationSettings)}
+        if self.methods != "tree":
+            off |= {"pop_splits"}
+        same = {name for name in _ADDED if getattr(self, name) == getattr(type(self), name)}
+        return {k: v for k, v in vars(self).items() if k not in off | same}
+
+    @property
+    def like(self) -> tuple:
+        """Runs that share this are equally fast on one machine, image for image."""
+        settings = self.width, self.batch_size, self.attach, self.pp_projection, self.pool
+        return self.dataset, self.model, self.methods, *settings
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits that name the identity."""
+        canonical = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A readable, unique file name for this run."""
+        noise = f"-noise{self.noise:g}" if self.noise else ""
+        return f"{self.dataset}-{self.model}-{self.methods}{noise}-{self.profile}-seed{self.seed}-{self.key}"

@@ -1,0 +1,369 @@
+"""One run: a configuration in, a record out. Read it from top to bottom."""
+
+import datetime
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from imcl_core.collaboration import Collaboration
+from imcl_core.data.sets import DataSet, TrainBatches, evaluation_batches, load
+from imcl_core.errors import ImclError, nearest
+from imcl_core.measure import arrays
+from imcl_core.methods import TERMS
+from imcl_core.methods.population import PATTERNS, Population
+from imcl_core.networks import build
+from imcl_core.training import checkpoints
+from imcl_core.training.config import RunConfig
+from imcl_core.training.record import Record, read_record, write_record
+from imcl_core.training.step import make_step
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: str | Path | None = None,
+    data_folder: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    return_collaboration: bool = False,
+    after_epoch: Callable[["Run"], None] | None = None,
+) -> Record | tuple[Record, Collaboration | Population]:
+    """Trains one network and reports every epoch.
+
+    With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record,
+    `<name>.network.pt`, the plain network's weights, and `<name>.npz`, small arrays of it for figures. An interrupted
+    run resumes from its checkpoint and gives the same record; a finished one is not trained again. On a CPU the record
+    depends on the configuration and the number of threads alone.
+
+    The teacher of `kd`, a baseline, is taken from `out`, or trained first: `config.teacher`.
+
+    `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
+
+    Returns the record; with `return_collaboration` together with the trained `Collaboration`, trained anew if need be.
+
+    Raises:
+        ImclError: data or checkpoint missing or damaged, a loss that is not finite, memory exhausted; each names the
+            remedy.
+    """
+    files = Files(Path(out), config.name) if out is not None else None
+    if files and files.record.exists() and not return_collaboration:
+        return read_record(files.record)
+    device = choose_device(device)
+    with processes(device) as rank:
+        writes = files if rank == 0 else None
+        data = load(
+            config.dataset,
+            folder=data_folder,
+            train_size=config.train_size or None,
+            validation=config.validation,
+            device=device,
+            progress=progress and rank == 0,
+        )
+        cuda = [device] if device.type == "cuda" else []
+        taught = {"out": out, "data_folder": data_folder, "device": device, "progress": progress and rank == 0}
+        teacher = _teacher_weights(config, **taught) if "kd" in config.methods.split("+") else None
+        with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
+            run = Run(config, data, device)
+            if teacher:
+                run.collaboration.teacher.load_state_dict(teacher)
+            if files and files.checkpoint.exists():
+                run.load_state_dict(checkpoints.load(files.checkpoint, device))
+            run.finish(writes, progress and rank == 0, after_epoch)
+        if writes:
+            arrays.write(files.arrays, arrays.small_arrays(run.collaboration.network, data))
+            checkpoints.save_network(files.network, run.collaboration.network)
+            write_record(run.record(), files.folder)  # last: what has a record is finished
+            files.checkpoint.unlink(missing_ok=True)
+    return (run.record(), run.collaboration) if return_collaboration else run.record()
+
+
+def _teacher_weights(config: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
+    """Those of the teacher of `config`, from its finished run in `out`, else trained now."""
+    files = Files(Path(out), config.teacher.name) if out is not None else None
+    if files and files.record.exists() and files.network.exists():
+        return torch.load(files.network, weights_only=True)
+    _, trained = train(config.teacher, out=out, **options, return_collaboration=True)
+    return trained.network.state_dict()
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[int]:
+    """This process's rank: 0, or its own where `torchrun` started several, which then train one network together.
+
+    Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
+    similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if started:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield distributed.get_rank() if distributed.is_initialized() else 0
+    finally:
+        if started:
+            distributed.destroy_process_group()
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; without one a GPU where there is one, else the CPU."""
+    if name is None:
+        local = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+    kind = str(name).split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ImclError(
+            f"Unknown device {name!r}.{nearest(kind.replace('gpu', 'cuda'), ('cpu', 'cuda'))} Use cpu or cuda."
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
+    return torch.device(name)
+
+
+class Files:
+    """Where a run keeps what it writes."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder = folder
+        self.record = folder / f"{name}.json"
+        self.network = folder / f"{name}.network.pt"
+        self.arrays = folder / f"{name}.npz"
+        self.checkpoint = folder / f"{name}.checkpoint.pt"
+
+
+class Run:
+    """The state of a run between epochs; everything random in an epoch follows from the seed and its number."""
+
+    def __init__(self, config: RunConfig, data: DataSet, device: torch.device):
+        self.config, self.data, self.device = config, data, device
+        self.rank, self.world = 0, 1
+        if distributed.is_initialized():
+            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self.batches = TrainBatches(
+            data,
+            config.batch_size,
+            share=(self.rank, self.world),
+            padding=config.recipe.padding,
+            flip=config.recipe.flip,
+            noise=config.noise,
+            seed=config.seed,
+        )
+        self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
+        capturable = all(TERMS[name].capturable for name in config.methods.split("+") if name in TERMS)
+        self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
+        self.curve: list[dict[str, Any]] = []
+        self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
+
+    def finish(self, files: Files | None, progress: bool, after_epoch: Callable[["Run"], None] | None = None) -> None:
+        """Trains the epochs that are left, each followed by an evaluation and a checkpoint."""
+        steps = len(self.batches)
+        with tqdm(
+            total=self.config.epochs * steps * self.config.batch_size,
+            initial=len(self.curve) * steps * self.config.batch_size,
+            desc=f"{self.config.model} {self.config.methods}",
+            unit=" images",
+            unit_scale=True,
+            disable=not progress,
+            dynamic_ncols=True,
+        ) as bar:
+            for epoch in range(len(self.curve), self.config.epochs):
+                started = time.perf_counter()
+                trained = self.train_epoch(epoch, bar)
+                evaluating = time.perf_counter()
+                self.curve.append(trained | self.evaluate())
+                self.seconds.append((evaluating - started, time.perf_counter() - evaluating))
+                latest = self.curve[-1]
+                bar.set_postfix(loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
+                if files and epoch + 1 < self.config.epochs:
+                    checkpoints.save(files.checkpoint, self.state_dict())
+                if after_epoch:
+                    after_epoch(self)
+
+    def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+        """One pass over the training images: the mean of every term, and the error on the images as trained on, %."""
+        torch.manual_seed(_stream(self.config.seed, epoch) + self.rank)
+        self.batches.draw(epoch)
+        self.step.set_lr(self.config.lr_at(epoch))
+        self.collaboration.train()
+        rows, images = [], len(self.batches) * self.config.batch_size
+        for start in range(0, images, self.config.batch_size):
+            self.collaboration.progress = (epoch + start / images) / self.config.epochs
+            rows.append(self.step(start))
+            bar.update(self.config.batch_size)
+        values = torch.stack(rows).double()
+        if self.world > 1:
+            distributed.all_reduce(values)
+        values = values.cpu() / self.world
+        names = list(self.collaboration.terms)
+        _check_finite(values, names, epoch)
+        *terms, error = values.mean(dim=0).tolist()
+        return {
+            "epoch": epoch + 1,
+            "lr": self.config.lr_at(epoch),
+            "loss": math.fsum(terms),
+            "train_error": 100 * error,
+            "terms": dict(zip(names, terms, strict=True)),
+        }
+
+    def trial(self, steps: int) -> tuple[float, float]:
+        """Training images a second, and the seconds of an evaluation, from `steps` steps; spoils the weights."""
+        self.collaboration.train()
+        for _ in range(2):
+            self._synchronise()
+            started = time.perf_counter()
+            for step in range(steps):  # the first round warms up
+                self.step(step % len(self.batches) * self.config.batch_size)
+            self._synchronise()
+        images_per_s = steps * self.config.batch_size / (time.perf_counter() - started)
+        started = time.perf_counter()
+        self.evaluate()
+        return images_per_s, time.perf_counter() - started
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Mean loss and top-1 and top-5 error, %, on the test images (the held-out ones in a validation run)."""
+        self.collaboration.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, labels in evaluation_batches(self.data):
+            with self.step.precision():
+                logits = self.collaboration(images.contiguous(memory_format=torch.channels_last)).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum()])
+            totals += torch.cat([F.cross_entropy(logits, labels, reduction="sum")[None], wrong]).double()
+        loss, error, error_top5 = (totals / len(self.data.test.labels)).tolist()
+        return {"test_loss": loss, "test_error": 100 * error, "test_error_top5": 100 * error_top5}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "collaboration": self.collaboration.state_dict(),
+            "step": self.step.state_dict(),
+            "curve": self.curve,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.collaboration.load_state_dict(state["collaboration"])
+        self.step.load_state_dict(state["step"])
+        self.curve, self.seconds = state["curve"], state["seconds"]
+
+    def record(self) -> Record:
+        training, evaluation = (sum(column) for column in zip(*self.seconds, strict=True))
+        images = len(self.batches) * self.config.batch_size * len(self.seconds)
+        return Record(
+            self.config,
+            self.curve,
+            {
+                **environment(self.device),
+                "processes": self.world,
+                "seconds": round(training + evaluation, 2),
+                "evaluation_seconds": round(evaluation, 2),
+                "images_per_s": round(images / training, 1),
+                "peak_memory_gb": round(peak_memory(self.device) / 1e9, 3),
+            },
+        )
+
+
+def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration | Population:
+    """The network of a run with its methods attached, on the CPU, with the seed's initial weights."""
+    return assemble(config, data.num_classes, tuple(data.test.images.shape[1:]))
+
+
+def assemble(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Collaboration | Population:
+    """`build_collaboration` for images of shape (C, H, W) of so many classes, without data."""
+    torch.manual_seed(_stream(config.seed, -1))
+    network = build(config.model, num_classes, config.width, config.hidden, config.dropout, config.pool)
+    if config.methods in PATTERNS:
+        return PATTERNS[config.methods](network, settings=config, seed=config.seed)
+    methods = "baseline" if config.methods == "baseline-2x" else config.methods
+    options = {"settings": config, "image_shape": image_shape, "seed": config.seed}
+    return Collaboration(network, methods, teacher=network, **options)  # for kd a copy, whose weights `train` loads
+
+
+def _stream(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each run; -1 stands for the initial weights."""
+    return int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
+    """Names the term that was the first to become NaN or infinite; `values` (steps, terms + 1)."""
+    broken = ~values[:, :-1].isfinite()
+    if broken.any():
+        step = int(broken.any(dim=1).nonzero()[0])
+        terms = ", ".join(name for name, bad in zip(names, broken[step].tolist(), strict=True) if bad)
+        raise ImclError(
+            f"The loss is not finite: {terms} in epoch {epoch + 1}, step {step + 1}. Lower the learning rate (lr) or "
+            "the weight of that term."
+        )
+
+
+@contextmanager
+def _memory_errors(config: RunConfig) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not exhausted:
+            raise
+        raise ImclError(
+            f"Out of memory at batch_size {config.batch_size}: lower batch_size (to {config.batch_size // 2}) or width."
+        ) from error
+
+
+@contextmanager
+def _interruptions(files: Files | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if files is None:
+            raise
+        kept = "its checkpoint is kept" if files.checkpoint.exists() else "no epoch was finished"
+        raise ImclError(f"Interrupted; {kept}: run the same command again to go on.") from error
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
