@@ -44,7 +44,8 @@ class _TwoOutputs(torch.autograd.Function):
             to_inputs = iter(torch.autograd.grad(output, inputs, from_network, retain_graph=True))
         to_parameters = ()
         if ctx.parameters:
-            to_parameters = torch.autograd.grad(output, ctx.parameters, sum(received), allow_unused=True)
+            total = received[0] if len(received) == 1 else torch.add(*received)
+            to_parameters = torch.autograd.grad(output, ctx.parameters, total, allow_unused=True)
         to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in ctx.inputs)
         return None, None, None, *to_tensors, *to_parameters
 

@@ -8,6 +8,7 @@ float32 at least: half-precision inputs are promoted first.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError, check_choice
 
@@ -74,8 +75,10 @@ def output_loss(
     `logits` (H, B, m), `target` (B,); a scalar. `t_squared` multiplies the soft part by T², as distillation does.
     """
     teachers = peer_targets(logits, temperature, detach)
-    hard = torch.stack([hard_loss(z, target) for z in logits]).mean()
-    soft = torch.stack([soft_loss(q, z, temperature) for q, z in zip(teachers, logits, strict=True)]).mean()
+    _check_logits(logits[0], target)
+    rows = logits.flatten(0, 1)  # all predictions in one call each: a mean over the batch and over H
+    hard = hard_loss(rows, target.repeat(len(logits)))
+    soft = soft_loss(teachers.flatten(0, 1), rows, temperature)
     return alpha * hard + (1 - alpha) * (temperature**2 if t_squared else 1.0) * soft
 
 
@@ -96,41 +99,85 @@ def intermediate_losses(
     """
     if any(z.shape != final_logits.shape for z in local_logits):
         raise ImclError(f"Every layer's logits must have the shape of the network's, {tuple(final_logits.shape)}.")
-    deeper, losses = promote(final_logits.detach()), []
-    for count, z in enumerate(reversed(local_logits), start=1):
-        from_here = deeper + promote(z.detach())
-        teacher = F.softmax((from_here if own else deeper) / (count * temperature), dim=1)
-        losses.append(alpha * hard_loss(z, target, temperature) + beta * soft_loss(teacher, z, temperature))
-        deeper = from_here
-    return torch.stack(losses[::-1]) if losses else deeper.new_zeros(0)
+    _check_logits(final_logits, target)
+    if not local_logits:
+        return promote(final_logits).new_zeros(0)
+    z, count = promote(torch.stack(local_logits)), len(local_logits)
+    from_here = torch.cat([z.detach(), promote(final_logits.detach())[None]]).flip(0).cumsum(0).flip(0)
+    deeper = from_here[:-1] if own else from_here[1:]
+    divisor = torch.arange(count, 0, -1, dtype=z.dtype, device=z.device)[:, None, None] * temperature
+    teachers = F.softmax(deeper / divisor, dim=2)
+    log_probabilities = F.log_softmax(z / temperature, dim=2)
+    hard = F.nll_loss(log_probabilities.flatten(0, 1), target.repeat(count), reduction="none").unflatten(0, (count, -1))
+    soft = -(teachers * log_probabilities).sum(dim=2)
+    return (alpha * hard + beta * soft).mean(dim=1)
 
 
-def _centred_cosines(rows: Tensor, dim: int) -> Tensor:
+class _CentredCosines(torch.autograd.Function):
     """Cosine similarity (n, n) of the rows (n, d) less their mean along `dim`; 0 where centring leaves nothing.
 
-    A row counts as constant where what is left is the rounding of the mean.
+    A row counts as constant where what is left is the rounding of the mean. With centred rows c, unit rows u = c/|c|
+    and S = u uᵀ, a gradient G of S is (G + Gᵀ) u to u; a unit row turns and keeps its length, so that this, less its
+    part along u, over |c|, is the gradient to c.
     """
-    shifted = rows - rows.narrow(dim, 0, 1).detach()  # changes nothing but the rounding: constants become exact
-    centred = shifted - shifted.mean(dim=dim, keepdim=True)
-    norm = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    rounding = 4 * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
-    constant = norm <= rounding
-    unit = torch.where(constant, 0.0, centred / torch.where(constant, 1.0, norm))
-    with torch.autocast(unit.device.type, enabled=False):
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, dim: int) -> Tensor:
+        centred = rows - rows.narrow(dim, 0, 1)  # changes nothing but the rounding: constants become exact
+        centred -= centred.mean(dim=dim, keepdim=True)
+        norm, rounding = _norms(centred, (1,)), 4 * torch.finfo(rows.dtype).eps * _norms(rows, (1,))
+        inverse = torch.where(norm <= rounding, 0.0, 1 / norm)
+        unit, ctx.dim = centred.mul_(inverse), dim
+        ctx.save_for_backward(unit, inverse)
         return unit @ unit.T
 
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        unit, inverse = ctx.saved_tensors
+        to_unit = (gradient + gradient.T) @ unit
+        along = (unit * to_unit).sum(dim=1, keepdim=True)
+        to_centred = torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse)
+        return to_centred - to_centred.mean(dim=ctx.dim, keepdim=True), None
 
-def _map_deviations(x: Tensor) -> Tensor:
-    """Standard deviation of each feature map over its positions: (n, C, H, W) to (n, C); 0 for a constant map.
 
-    A norm rather than a variance's root: its gradient at zero is zero, not infinite.
+class _MapDeviations(torch.autograd.Function):
+    """Standard deviation of each feature map over its N positions: (n, C, H, W) to (n, C); 0 for a constant map.
+
+    In float32 at least; half-precision maps get their gradient in half precision. With a centred map c and its
+    deviation s = |c|/√N, the gradient of s to the map is c / (N s), which has no mean of its own to take off; at a
+    constant map it is zero, not infinite.
     """
-    maps = x.flatten(2)
-    shifted = maps - maps[:, :, :1].detach()
-    centred = shifted - shifted.mean(dim=2, keepdim=True)
-    norm = torch.linalg.vector_norm(centred, dim=2)
-    rounding = 4 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(maps.detach(), dim=2)
-    return torch.where(norm <= rounding, 0.0, norm / maps.shape[2] ** 0.5)
+
+    @staticmethod
+    def forward(ctx, maps: Tensor) -> Tensor:
+        wide, positions = promote(maps), (2, 3)
+        first = wide[:, :, :1, :1]
+        centred = wide - first  # changes nothing but the rounding: constants become exact
+        mean = centred.mean(dim=positions, keepdim=True)
+        centred -= mean
+        norm, count = _norms(centred, positions), maps.shape[2] * maps.shape[3]
+        size = (norm.square() + count * (first + mean).square()).sqrt()  # of the map as it came
+        constant = norm <= 4 * torch.finfo(wide.dtype).eps * size
+        ctx.save_for_backward(centred, torch.where(constant, 0.0, 1 / (norm * count**0.5)))
+        ctx.dtype = maps.dtype
+        return torch.where(constant, 0.0, norm / count**0.5).flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        centred, inverse = ctx.saved_tensors
+        return (centred * (gradient[:, :, None, None] * inverse)).to(ctx.dtype)
+
+
+def _norms(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Euclidean norms along `dims`, which stay; on a CPU many times as fast as `vector_norm` along few numbers."""
+    return x.square().sum(dim=dims, keepdim=True).sqrt()
+
+
+def _cosines(rows: Tensor, dim: int) -> Tensor:
+    with torch.autocast(rows.device.type, enabled=False):
+        return _CentredCosines.apply(rows, dim)
 
 
 def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
@@ -143,10 +190,9 @@ def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
     check_choice("centre", centre, ("sample", "batch"))
     if x.ndim not in (2, 4):
         raise ImclError(f"Similarity is defined for (n, C, H, W) or (n, d); got {tuple(x.shape)}.")
-    x = promote(x)
     one_position = x.ndim == 2 or x.shape[2] * x.shape[3] == 1
-    rows = x.flatten(1) if one_position else _map_deviations(x)
-    return _centred_cosines(rows, dim=1 if centre == "sample" else 0)
+    rows = promote(x.flatten(1)) if one_position else _MapDeviations.apply(x)
+    return _cosines(rows, dim=1 if centre == "sample" else 0)
 
 
 def pull_push_loss(
@@ -175,8 +221,11 @@ def pull_push_distance(
     alpha_push: float | Tensor,
     normalise: bool = True,
 ) -> Tensor:
-    """`pull_push_loss` of a layer's similarity matrix (n, n) itself, Eq. 9."""
-    n = len(similarity)
+    """`pull_push_loss` of a layer's similarity matrix itself, Eq. 9.
+
+    `similarity` (n, n); or (N, n, n) of N layers, both weights (N,), for N losses.
+    """
+    n = similarity.shape[-1]
     if target_similarity.shape != (n, n) or input_similarity.shape != (n, n):
         raise ImclError(
             f"{n} samples need similarity matrices of shape {(n, n)}; got {tuple(target_similarity.shape)} and "
@@ -197,7 +246,7 @@ def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
     filters = promote(weight).flatten(1)
-    cosines, size = _centred_cosines(filters, dim=1), filters.shape[1]
+    cosines, size = _cosines(filters, dim=1), filters.shape[1]
     return cosines if biased else (size - 1) / size * cosines
 
 

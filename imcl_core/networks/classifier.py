@@ -55,7 +55,17 @@ class LocalClassifier(nn.Module):
         self.linear = nn.Linear(self.conv.out_channels * self.size[0] * self.size[1], num_classes)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.linear(F.relu(self.conv(F.adaptive_max_pool2d(h, self.size))).flatten(1))
+        return self.linear(F.relu(self.conv(_max_pooled(h, self.size))).flatten(1))
+
+
+def _max_pooled(h: Tensor, size: tuple[int, int]) -> Tensor:
+    """The maxima (B, C, *size) of maps (B, C, H, W). Adaptive pooling changes the layout: only where it must be."""
+    (height, width), (rows, columns) = h.shape[2:], size
+    if (height, width) == size:
+        return h
+    if height % rows or width % columns:
+        return F.adaptive_max_pool2d(h, size)
+    return F.max_pool2d(h, (height // rows, width // columns))
 
 
 class LocalSegmenter(nn.Sequential):

@@ -1,0 +1,92 @@
+"""What each method adds to a training step on one core: CPU time of its step over the baseline's.
+
+Narrow networks (a quarter of the width), images of 32×32, ten classes, batches of 128, one thread, channels last, in
+float32 and under autocast to bfloat16. Turns are taken in one process, baseline and methods in rotation, and ratios are
+medians of pairs in the same turn: other processes on the machine take part in neither.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from imcl_core import Collaboration
+from imcl_core.networks import build
+
+METHODS = ("baseline", "out", "kernel", "mid", "pull-push", "out+mid+pull-push+kernel")
+MODELS = ("resnet18", "vgg16")
+BATCH, CLASSES, WIDTH, SIDE = 128, 10, 0.25, 32
+
+
+def step_of(methods: str, model: str, half: bool) -> Callable[[], None]:
+    """A training step on a batch that stays the same."""
+    torch.manual_seed(0)
+    collaboration = Collaboration(build(model, CLASSES, WIDTH), methods, image_shape=(3, SIDE, SIDE))
+    collaboration = collaboration.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(collaboration.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (BATCH,))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = collaboration(images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Callable[[], None]) -> float:
+    """Of CPU time, of this process alone."""
+    began = time.process_time()
+    step()
+    return time.process_time() - began
+
+
+def measure(model: str, half: bool, turns: int) -> dict:
+    """Milliseconds of the baseline's step, and every method's over it."""
+    steps = {methods: step_of(methods, model, half) for methods in METHODS}
+    for step in steps.values():
+        step(), step()
+    taken = [{methods: seconds(step) for methods, step in steps.items()} for _ in range(turns)]
+    over = {m: round(median(turn[m] / turn["baseline"] for turn in taken), 3) for m in METHODS[1:]}
+    return {
+        "model": model,
+        "precision": "bfloat16" if half else "float32",
+        "baseline_ms": round(1000 * median(turn["baseline"] for turn in taken), 1),
+        "over_baseline": over,
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="a JSON file, of which other rows are kept")
+    parser.add_argument("--label", default="now", help="the name of these rows in the file, such as a commit")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for model in MODELS:
+        for half in (False, True):
+            rows.append(measure(model, half, arguments.turns))
+            print(rows[-1], flush=True)
+    if arguments.out:
+        kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        made = {"torch": torch.__version__, "processor": processor(), "turns": arguments.turns, "rows": rows}
+        arguments.out.write_text(json.dumps(kept | {arguments.label: made}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
