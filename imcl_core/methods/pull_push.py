@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
@@ -47,8 +47,8 @@ class PullPush(Term):
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s = self.settings
         target, source = self.task.similarities(step.images, step.labels, s.pp_centre)
-        weights = zip(*(np.linspace(*ends, len(self.reads)).tolist() for ends in (s.pp_pull, s.pp_push)), strict=True)
-        return {
-            self.named(p): losses.pull_push_distance(seen[p.name], target, source, pull, push, s.pp_normalise)
-            for p, (pull, push) in zip(self.reads, weights, strict=True)
-        }
+        similarities = torch.stack([seen[p.name] for p in self.reads])  # all layers in one call
+        made = {"dtype": similarities.dtype, "device": similarities.device}
+        pull, push = (torch.linspace(*ends, len(self.reads), **made) for ends in (s.pp_pull, s.pp_push))
+        values = losses.pull_push_distance(similarities, target, source, pull, push, s.pp_normalise)
+        return {self.named(p): value for p, value in zip(self.reads, values, strict=True)}
