@@ -197,7 +197,7 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _grid_arguments(parser: argparse.ArgumentParser, seeds: int = 1) -> None:
-    parser.add_argument("--profile", default="paper", help="smoke, cpu, t4 or paper (default: paper)")
+    parser.add_argument("--profile", default="paper", help="smoke, cpu, narrow, t4 or paper (default: paper)")
     parser.add_argument("--seeds", type=int, default=seeds, help=f"seeds 0, 1, … up to so many (default: {seeds})")
 
 

@@ -81,6 +81,17 @@ def test_the_estimate_is_near_the_truth(three):
     assert speeds.seconds(tiny(model="vgg16")) is None
 
 
+def test_the_estimate_counts_the_evaluations_there_are(three):
+    configs, folder = three
+    record = ledger.records(folder)[0]
+    config = dataclasses.replace(configs[0], epochs=20, evaluate_every=5)
+    run = record.run | {"evaluation_seconds": 6.0, "images_per_s": 10.0}
+    speeds = batch.Speeds(choose_device(), [dataclasses.replace(record, config=config, run=run)])
+    trained = 20 * config.train_size / 10.0
+    assert speeds.seconds(config) == pytest.approx(trained + 6.0)
+    assert speeds.seconds(dataclasses.replace(config, evaluate_every=1)) == pytest.approx(trained + 10.0)
+
+
 def test_a_failing_run_does_not_stop_the_rest(tmp_path):
     bad, good = tiny(lr=1e30, epochs=2), tiny()
     outcome = run([bad, good], tmp_path)

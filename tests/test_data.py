@@ -18,7 +18,7 @@ from PIL import Image
 
 from imcl_core.data import download
 from imcl_core.data.download import Archive
-from imcl_core.data.sets import DataSet, Split, TrainBatches, evaluation_batches, load, stratified_order
+from imcl_core.data.sets import DataSet, Split, TrainBatches, evaluation_batches, load, reduced, stratified_order
 from imcl_core.errors import ImclError
 
 # --- material
@@ -615,6 +615,25 @@ def test_exactly_the_rounded_number_of_labels_is_redrawn(noise, expected, monkey
     for epoch in range(3):
         batches.draw(epoch)
         assert (batches.labels == 99).sum() == expected == batches.num_noisy
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_reduced_pixels_are_rounded_means_of_squares(factor):
+    images = data_set(train=20, side=4 * factor).train.images
+    means = images.double().unflatten(3, (4, factor)).unflatten(2, (4, factor)).mean((3, 5))
+    assert torch.equal(reduced(images, 4), (means + 0.5).floor().to(torch.uint8))
+    assert reduced(images, 4 * factor) is images
+    with pytest.raises(ImclError, match="a side that divides theirs"):
+        reduced(images, 5)
+
+
+def test_statistics_are_those_of_the_reduced_images(folder):
+    whole, small = load("cifar10", folder=folder), load("cifar10", folder=folder, side=16)
+    assert torch.equal(small.train.images, reduced(whole.train.images, 16))
+    assert torch.equal(small.test.images, reduced(whole.test.images, 16))
+    pixels = small.train.images.double().transpose(0, 1).flatten(1) / 255
+    torch.testing.assert_close(small.std.double(), pixels.std(1, correction=0), rtol=1e-5, atol=1e-6)
+    assert (small.std < whole.std).all()
 
 
 def test_evaluation_covers_the_test_images_normalised_in_order():

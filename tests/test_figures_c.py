@@ -97,6 +97,17 @@ def test_run_curves_adds_up_the_terms_of_each_part():
     assert "%" in error.get_ylabel()
 
 
+def test_curves_skip_epochs_that_were_not_evaluated():
+    curve = [{"epoch": n, "terms": {"hard": 1.0}, "train_error": 50.0} for n in (1, 2, 3)]
+    curve[1] |= {"test_loss": 3.0, "test_error": 60.0}
+    curve[2] |= {"test_loss": 2.0, "test_error": 40.0}
+    record = Record(RunConfig(epochs=3), curve, {})
+    loss, error = figures.run_curves(record).axes
+    for line in (lines(loss)["hard, test"], lines(error)["test"], *figures.learning_curves([record]).axes[0].lines):
+        np.testing.assert_array_equal(line.get_xdata(), [2, 3])
+    np.testing.assert_array_equal(lines(error)["training"].get_xdata(), [1, 2, 3])
+
+
 def test_overview_shows_every_matrix_and_frames_the_true_class():
     random = np.random.default_rng(0)
     predictions, local = random.random((4, 3)), random.random((5, 3))

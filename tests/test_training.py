@@ -17,8 +17,13 @@ from imcl_core.networks import build
 from imcl_core.study import ledger
 from imcl_core.training import checkpoints
 from imcl_core.training import run as training
+from imcl_core.training import step as steps
 from imcl_core.training.config import PROFILES
 from imcl_core.training.record import read_record, write_record
+from imcl_core.training.step import has_bfloat16
+
+CPU = torch.device("cpu")
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor does not compute in bfloat16")
 
 
 def tiny(**settings):
@@ -70,8 +75,9 @@ def test_a_run_does_not_touch_the_callers_random_numbers():
 
 @pytest.mark.parametrize("methods", ["baseline", "out+mid+pull-push+kernel"])
 @pytest.mark.parametrize("stopped_after", [1, 2])
-def test_resumed_run_gives_the_same_record(tmp_path, stop_after, monkeypatch, methods, stopped_after):
-    config = tiny(methods=methods, noise=0.2, epochs=3, milestones=(1, 2))
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
+def test_resumed_run_gives_the_same_record(tmp_path, stop_after, monkeypatch, methods, stopped_after, precision):
+    config = tiny(methods=methods, noise=0.2, epochs=3, milestones=(1, 2), precision=precision)
     expected = run(config)
     stop_after(stopped_after)
     with pytest.raises(ImclError, match=r"Interrupted; its checkpoint is kept: run the same command"):
@@ -248,13 +254,104 @@ def test_every_profile_is_complete_for_every_data_set():
             assert None not in dataclasses.asdict(config).values()
 
 
+def test_narrow_is_the_papers_recipe_on_small_images():
+    config = RunConfig(dataset="stl10", profile="narrow")
+    assert (config.width, config.side, config.padding, config.epochs) == (0.25, 32, 4, 100)
+    assert (config.batch_size, config.lr, config.milestones) == (128, 0.05, (30, 60, 90))
+    whole = RunConfig(dataset="stl10", profile="narrow", side=96)
+    assert (whole.side, whole.padding) == (96, 12)
+    assert dataclasses.replace(whole, methods="kd").teacher.side == 96
+    assert RunConfig(dataset="stl10", profile="narrow", methods="baseline-2x").width == 0.5
+    cifar = RunConfig(dataset="cifar100", profile="narrow")
+    assert (cifar.train_size, cifar.epochs, cifar.milestones) == (0, 30, (9, 18, 24))
+
+
+def test_without_augmentation_images_are_as_they_are():
+    config = tiny(dataset="cifar10", augment=False, profile="narrow")
+    assert (config.padding, config.flip) == (0, False)
+    run = training.Run(tiny(augment=False), load_digits(), CPU)
+    run.batches.draw(1)
+    images, labels = run.batches.batch(0)
+    order = run.batches._plan[:32, 0]
+    assert order.unique().numel() == 32
+    assert not torch.equal(order, order.sort().values)
+    assert torch.equal(labels, run.data.train.labels[order])
+    restored = (images * run.data.std.view(3, 1, 1) + run.data.mean.view(3, 1, 1)) * 255
+    torch.testing.assert_close(restored, run.data.train.images[order].float(), rtol=0, atol=1e-3)
+
+
+def load_digits():
+    return training.load("digits", train_size=96)
+
+
+def test_every_fifth_epoch_and_the_last_ten_are_evaluated():
+    config = RunConfig(dataset="stl10", profile="narrow")
+    evaluated = [epoch + 1 for epoch in range(100) if config.evaluates(epoch)]
+    assert evaluated == [*range(5, 91, 5), *range(91, 101)]
+    assert config.evaluations == len(evaluated) == 28
+    assert RunConfig(dataset="stl10", profile="paper").evaluations == 200
+
+
+def test_a_record_copes_with_epochs_that_are_not_evaluated(tmp_path):
+    every, some = (run(tiny(epochs=13, train_size=32, evaluate_every=n), out=tmp_path) for n in (1, 2))
+    assert [epoch["epoch"] for epoch in some.evaluated] == [2, *range(4, 14)]
+    assert [e for e in every.curve if e["epoch"] in (2, *range(4, 14))] == some.evaluated
+    assert some.curve[0].items() < every.curve[0].items()
+    assert some.last_error == every.last_error
+    assert some.best_error == min(epoch["test_error"] for epoch in some.evaluated)
+    assert (ledger.read(tmp_path).best_error_top5 <= 100).all()
+    (found,) = ledger.Ledger(tmp_path).runs(some.config)
+    assert found.errors["top1_error"] == (some.last_error, some.best_error)
+
+
+@needs_bfloat16
+def test_bfloat16_leaves_weights_and_statistics_in_float32_and_is_in_the_record():
+    half, full = (run(tiny(methods="mid", precision=precision)) for precision in ("bfloat16", "float32"))
+    assert (half.run["precision"], full.run["precision"]) == ("bfloat16", "float32")
+    assert half.curve != full.curve
+    assert half.curve[0]["loss"] == pytest.approx(full.curve[0]["loss"], rel=0.05)
+    made = training.Run(tiny(methods="mid", precision="bfloat16"), load_digits(), CPU)
+    made.step(0)
+    kept = [*made.collaboration.state_dict().values(), *(p.grad for p in made.collaboration.parameters())]
+    kept += [state["momentum_buffer"] for state in made.step.optimizer.state.values()]
+    assert {tensor.dtype for tensor in kept} == {torch.float32, torch.int64}
+
+
+def test_auto_is_bfloat16_in_narrow_where_the_processor_has_it(monkeypatch):
+    narrow, smoke = RunConfig(profile="narrow"), RunConfig(profile="smoke")
+    for has, of_narrow in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(steps, "has_bfloat16", lambda _, has=has: has)
+        assert steps.compute_type(narrow, CPU) is of_narrow
+        assert steps.compute_type(smoke, CPU) is torch.float32
+    with pytest.raises(ImclError, match="leave out precision, or use float32"):
+        steps.compute_type(dataclasses.replace(smoke, precision="bfloat16"), CPU)
+
+
+def test_a_gpu_takes_half_precision_unless_float32_is_asked_for(monkeypatch):
+    gpu = torch.device("cuda")
+    for has, half in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(steps, "has_bfloat16", lambda _, has=has: has)
+        for profile in PROFILES:
+            assert steps.compute_type(RunConfig(profile=profile), gpu) is half
+        assert steps.compute_type(RunConfig(precision="float32"), gpu) is torch.float32
+
+
 def test_the_key_names_what_matters():
     base = RunConfig(methods="mid")
     assert base.key == RunConfig(methods="mid", pp_pull=(3, 4), out_alpha=0.1).key
     assert base.key != RunConfig(methods="mid", mid_alpha=0.1).key
     assert base.key != RunConfig(methods="mid", seed=1).key
     assert RunConfig(methods="kernel+mid").key == RunConfig(methods="mid+kernel").key
-    assert base.key not in {RunConfig(methods="mid", **change).key for change in ({"mid_own": True}, {"pool": 2})}
+    changes = (
+        {"mid_own": True},
+        {"pool": 2},
+        {"augment": False},
+        {"side": 16},
+        {"evaluate_every": 2},
+        {"precision": "float32"},
+    )
+    assert base.key not in {RunConfig(methods="mid", **change).key for change in changes}
+    assert base.key == RunConfig(methods="mid", augment=True, side=32, evaluate_every=1, precision="auto").key
     assert base.key == RunConfig(methods="mid", kernel_biased=False, pp_projection="1x1").key
     assert RunConfig(**dataclasses.asdict(base)) == base
 
@@ -272,6 +369,10 @@ def test_the_key_names_what_matters():
         ({"epochs": 0}, "between 1"),
         ({"lr": float("nan")}, "positive"),
         ({"seed": True}, "type int"),
+        ({"side": 24}, "32×32 pixels: with resnet18, side must be one of 32, 16, 8, not 24"),
+        ({"model": "vgg16", "side": 16}, "must be one of 32, not 16"),
+        ({"precision": "half"}, "bfloat16"),
+        ({"evaluate_every": 0}, "between 1"),
         ({"pool": 5}, "4×4: pool must lie between 1 and 4"),
         ({"model": "vgg16", "pool": 2}, "1×1"),
         ({"pp_projection": "5x5"}, "Known: 3x3"),

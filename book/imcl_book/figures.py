@@ -63,8 +63,8 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
     for record in records:
         by_method.setdefault(record.config.methods, []).append(record)
     for methods, runs in by_method.items():
-        values = np.array([[epoch[metric] for epoch in run.curve] for run in runs])
-        epochs = np.arange(1, values.shape[1] + 1)
+        epochs = [epoch["epoch"] for epoch in runs[0].curve if metric in epoch]
+        values = np.array([[epoch[metric] for epoch in run.curve if metric in epoch] for run in runs])
         name = f"{methods} ({len(runs)} seeds)" if len(runs) > 1 else methods
         axis.plot(epochs, values.mean(axis=0), color=colour(methods), label=name)
         if len(runs) > 1:
@@ -703,9 +703,10 @@ def run_curves(record: Record) -> Figure:
             parts.setdefault(part, []).append(value)
     for part, values in parts.items():
         axes[0].plot(epochs, values, color=colour("baseline" if part == "hard" else part), label=f"{part}, training")
-    axes[0].plot(epochs, [epoch["test_loss"] for epoch in record.curve], color=RED, ls="--", label="hard, test")
+    tested = [epoch["epoch"] for epoch in record.evaluated]
+    axes[0].plot(tested, [epoch["test_loss"] for epoch in record.evaluated], color=RED, ls="--", label="hard, test")
     axes[1].plot(epochs, [epoch["train_error"] for epoch in record.curve], color=SKY, label="training")
-    axes[1].plot(epochs, [epoch["test_error"] for epoch in record.curve], color=RED, ls="--", label="test")
+    axes[1].plot(tested, [epoch["test_error"] for epoch in record.evaluated], color=RED, ls="--", label="test")
     for axis, label in zip(axes, ("loss", "error (%)"), strict=True):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -72,6 +72,7 @@ def load(
     folder: str | Path | None = None,
     train_size: int | None = None,
     validation: bool = False,
+    side: int | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DataSet:
@@ -79,7 +80,8 @@ def load(
 
     With `validation`, a fixed stratified tenth of the training images takes the place of the test images,
     which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller ones
-    within larger ones. `ImclError` on an unknown name or size, and on missing, damaged or malformed files.
+    within larger ones. Images larger than `side` are reduced to it, each new pixel the mean of a square of old ones.
+    `ImclError` on an unknown name or size, and on missing, damaged or malformed files.
     """
     check_choice("data set", name, NAMES)
     arrays = _digits() if name == "digits" else _read(prepare(name, data_folder(folder), progress))
@@ -94,6 +96,8 @@ def load(
         if not 1 <= train_size <= len(train):
             raise ImclError(f"train_size of {name} must be from 1 to {len(train)}, not {train_size}.")
         train = train.take(stratified_order(train.labels)[:train_size])
+    if side is not None:
+        train, test = (Split(reduced(split.images, side), split.labels) for split in (train, test))
     mean, std = _statistics(train.images)
     return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std).to(device)
 
@@ -108,6 +112,26 @@ def stratified_order(labels: Tensor) -> Tensor:
     place = torch.empty_like(rank)
     place[by_class] = (rank + 0.5) / counts.repeat_interleave(counts)
     return shuffled[place.argsort(stable=True)]
+
+
+def reduced(images: Tensor, side: int) -> Tensor:
+    """Images, uint8 (N, C, H, W), of `side`×`side` pixels: rounded means, from sums of integers, the same anywhere.
+
+    Smaller images are left as they are; `ImclError` where `side` does not divide theirs.
+    """
+    height, width = images.shape[2:]
+    if max(height, width) <= side:
+        return images
+    if height % side or width % side:
+        raise ImclError(
+            f"Images of {height}×{width} have no exact means of {side}×{side}: use a side that divides theirs."
+        )
+    down, right = height // side, width // side
+    means = []
+    for part in images.split(1000):  # sums take four times the memory of bytes
+        total = sum(part[:, :, i::down, j::right].int() for i in range(down) for j in range(right))
+        means.append(((total + down * right // 2) // (down * right)).to(torch.uint8))
+    return torch.cat(means)
 
 
 def _split(arrays: Arrays, split: str) -> Split:

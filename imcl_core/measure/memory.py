@@ -61,7 +61,7 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
 def splits(config: RunConfig) -> list[str]:
     """The pieces in front of which the tree of `config` splits; none for any other method."""
     with torch.device("meta"):
-        side = config.recipe.side
+        side = config.side
         attached = assemble(config, config.recipe.classes, (3, side, side))
     return [name for name, _ in attached.levels[1:]] if isinstance(attached, Population) else []
 
@@ -145,7 +145,7 @@ class _LiveBytes(TorchDispatchMode):
 
 def _case(config: RunConfig, side: int | None, device: Any) -> tuple[Tensor, Tensor, nn.Module]:
     """A batch and what trains on it."""
-    side = config.recipe.side if side is None else side
+    side = config.side if side is None else side
     if side < 32:
         raise ImclError(f"The networks halve their maps four or five times: side must be 32 or more, not {side}.")
     with torch.device(device):

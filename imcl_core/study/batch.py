@@ -50,7 +50,7 @@ class Speeds:
         self.measured: dict[tuple, list[tuple[float, float]]] = {}
         for record in records:
             if record.run["device"] == device_name(device):
-                evaluation = record.run["evaluation_seconds"] / len(record.curve)
+                evaluation = record.run["evaluation_seconds"] / record.config.evaluations
                 self.measured.setdefault(record.config.like, []).append((record.images_per_s, evaluation))
 
     def seconds(self, config: RunConfig) -> float | None:
@@ -60,7 +60,7 @@ class Speeds:
             return None
         images_per_s, evaluation = (statistics.median(column) for column in zip(*like, strict=True))
         images = config.train_size or config.recipe.images * (0.9 if config.validation else 1)
-        return config.epochs * (images / images_per_s + evaluation)
+        return config.epochs * images / images_per_s + config.evaluations * evaluation
 
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
@@ -83,6 +83,7 @@ class Speeds:
             folder=self.data_folder,
             train_size=config.train_size or None,
             validation=config.validation,
+            side=config.side,
             device=self.device,
         )
         cuda = [self.device] if self.device.type == "cuda" else []

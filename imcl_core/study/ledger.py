@@ -33,14 +33,15 @@ class Run:
     """What a table needs of one record."""
 
     seed: int
-    errors: dict[str, tuple[float, float]]  # last and lowest of all epochs, %, by metric: "top1_error", "top5_error"
+    errors: dict[str, tuple[float, float]]  # last and lowest of those evaluated, %: "top1_error", "top5_error"
     device: str
     path: Path
 
     @classmethod
     def of(cls, seed: int, content: dict[str, Any], path: Path) -> "Run":
         columns = {"top1_error": "test_error", "top5_error": "test_error_top5"}
-        by_epoch = {metric: [float(epoch[name]) for epoch in content["curve"]] for metric, name in columns.items()}
+        evaluated = [epoch for epoch in content["curve"] if columns.values() & epoch.keys()]
+        by_epoch = {metric: [float(epoch[name]) for epoch in evaluated] for metric, name in columns.items()}
         errors = {metric: (values[-1], min(values)) for metric, values in by_epoch.items()}
         return cls(seed, errors, content["run"]["device"], path)
 

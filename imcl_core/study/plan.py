@@ -16,6 +16,7 @@ from imcl_core.training.record import Record
 GPUS = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations/s in half precision, by NVIDIA's sheets
 NO_WORK = (  # settings that change no step's operations
     "seed", "noise", "validation", "epochs", "milestones", "train_size", "lr", "nesterov",
+    "augment", "precision", "evaluate_every",
     "out_alpha", "mid_alpha", "mid_beta", "mid_own", "pp_pull", "pp_push", "kernel_weight", "kernel_biased",
     "spatial_rate", "dropblock_rate", "cutout_size", "decov_weight", "deep_weight", "predsim_weight", "hsic_weight",
     "kd_alpha",
@@ -72,12 +73,12 @@ class _Operations(TorchDispatchMode):
 
 
 def work(configs: Iterable[RunConfig]) -> Work:
-    """What the runs take together; the evaluation after each epoch is one forward pass of the plain network."""
+    """What the runs take together; an evaluation is one forward pass of the plain network."""
     runs = images = total = 0
     for config in configs:
         recipe = config.recipe
         trained = config.epochs * (config.train_size or recipe.images * (0.9 if config.validation else 1))
-        tested = config.epochs * (0.1 * recipe.images if config.validation else recipe.test_images)
+        tested = config.evaluations * (0.1 * recipe.images if config.validation else recipe.test_images)
         runs, images = runs + 1, images + trained
         total += trained * operations(config) + tested * _of_baseline(config) / 3
     return Work(runs, images, total)

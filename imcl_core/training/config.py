@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from imcl_core.collaboration import MethodSettings
@@ -12,7 +12,8 @@ from imcl_core.methods.population import PATTERNS, PopulationSettings
 from imcl_core.networks import MODELS, REDUCTION
 from imcl_core.settings import setting
 
-PROFILES = ("smoke", "cpu", "t4", "paper")
+PROFILES = ("smoke", "cpu", "narrow", "t4", "paper")
+PRECISIONS = ("auto", "float32", "bfloat16")
 STRUCTURES = ("baseline-2x", *PATTERNS)  # what the paper compares with; each stands alone
 
 
@@ -44,15 +45,24 @@ RECIPES = {
     "imagenet32": Recipe(1_281_167, 50_000, 1000, 32, 40, 256, 0.1, (12, 24, 36)),
 }
 DATASETS = tuple(RECIPES)
-_ADDED = ("mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool")  # since the first records
+_ADDED = (  # since the first records
+    "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool",
+    "side", "augment", "precision", "evaluate_every",
+)  # fmt: skip
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
+LAST_EPOCHS = 10  # which are evaluated, each of them
 
 
 @dataclass(frozen=True)
 class Profile:
     """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all).
 
-    `batch_size` and `lr` cap the recipe's: a short run needs many small steps.
+    `batch_size` and `lr` cap the recipe's: a short run needs many small steps. `side`: of the images (None: the
+    recipe's); `evaluate_every` and `precision`, on a CPU, are what the settings of a run start from. `special` holds
+    what differs on some data sets.
+
+    `narrow` is the paper's recipe on networks of a quarter of the width, on images of 32 pixels, in fewer epochs: what
+    two cores can train to the end.
 
     `t4` is the paper's network in 20 minutes at most on the T4 of a free Colab session, for any run of Tables I to III.
     That is planned, not measured: `imcl_core.study.plan` expects half of it, and the rest is for a card that heats up.
@@ -63,11 +73,26 @@ class Profile:
     train_size: int = 0
     batch_size: int = 1 << 20
     lr: float = float("inf")
+    side: int | None = None
+    evaluate_every: int = 1
+    precision: str = "float32"
+    special: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def on(self, dataset: str) -> "Profile":
+        """The size of runs on one data set."""
+        return replace(self, **self.special.get(dataset, {}))
 
 
 SIZES = {
     "smoke": Profile(width=0.125, epochs=4, train_size=1_290),
     "cpu": Profile(width=0.125, epochs=10, train_size=20_000, batch_size=64, lr=0.05),
+    "narrow": Profile(
+        width=0.25,
+        epochs=30,
+        evaluate_every=5,
+        precision="bfloat16",
+        special={"stl10": {"epochs": 100, "side": 32}, "imagenet32": {"epochs": 10, "train_size": 100_000}},
+    ),
     "t4": Profile(width=1.0, epochs=10, train_size=50_000),
     "paper": Profile(width=1.0),
 }
@@ -111,13 +136,25 @@ class RunConfig(MethodSettings, PopulationSettings):
     seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
     noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
     profile: str = setting(
-        "smoke", "size of the run: smoke (seconds), cpu (minutes), t4 (20 minutes), paper (hours of a GPU)"
+        "smoke",
+        "size of the run: smoke (seconds), cpu (minutes), narrow (minutes to hours of a CPU), t4 (20 minutes), paper "
+        "(hours of a GPU)",
     )
     validation: bool = setting(False, "hold out a tenth of the training set and test on it: for tuning")
     width: float | None = setting(None, "factor on the number of filters of every convolution")
     epochs: int | None = setting(None, "passes over the training images")
     train_size: int | None = setting(None, "train on a fixed subset of so many images; 0: on all")
     batch_size: int | None = setting(None, "images a step")
+    side: int | None = setting(None, "pixels of the square images, which are reduced to it by exact means")
+    augment: bool = setting(True, "random crops and flips; the order is random without them too")
+    precision: str = setting(
+        "auto",
+        "of convolutions and matrix products: float32, bfloat16, or auto: half precision on a GPU, and on a CPU that "
+        "computes in bfloat16 too in the profile narrow",
+    )
+    evaluate_every: int | None = setting(
+        None, f"epochs from one evaluation to the next; each of the last {LAST_EPOCHS} has one"
+    )
     lr: float | None = setting(None, "initial learning rate")
     milestones: tuple[int, ...] | None = setting(None, "epochs after which the rate is multiplied by `gamma`")
     gamma: float = setting(0.2, "factor on the learning rate at each milestone")
@@ -133,14 +170,18 @@ class RunConfig(MethodSettings, PopulationSettings):
         check_choice("data set", self.dataset, RECIPES)
         check_choice("model", self.model, MODELS)
         check_choice("profile", self.profile, SIZES)
+        check_choice("precision", self.precision, PRECISIONS)
         self._fill("methods", canonical(self.methods))
-        recipe, size, double = RECIPES[self.dataset], SIZES[self.profile], self.methods == "baseline-2x"
+        recipe, double = RECIPES[self.dataset], self.methods == "baseline-2x"
+        size = SIZES[self.profile].on(self.dataset)
         filled = {
             "width": 2 * size.width if double else size.width,
             "epochs": size.epochs or recipe.epochs,
             "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
             "batch_size": min(_DOUBLE_BATCH if double and self._is_large() else recipe.batch_size, size.batch_size),
             "lr": min(recipe.lr, size.lr),
+            "side": size.side or recipe.side,
+            "evaluate_every": size.evaluate_every,
         }
         for name, value in filled.items():
             if getattr(self, name) is None:
@@ -164,7 +205,7 @@ class RunConfig(MethodSettings, PopulationSettings):
     def _check_ranges(self) -> None:
         ranges = {
             "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
-            "hidden": (1, 1 << 20),
+            "hidden": (1, 1 << 20), "evaluate_every": (1, 100_000),
             "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
             "pop_heads": (2, 16),
             "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
@@ -174,15 +215,26 @@ class RunConfig(MethodSettings, PopulationSettings):
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
-        side = self.recipe.side // REDUCTION[self.model]
+        self._check_maps()
+        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
+            if not getattr(self, name) > 0:
+                raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
+
+    def _check_maps(self) -> None:
+        """That the images can be reduced to `side`, and the last maps of them pooled to `pool`."""
+        own, smallest = self.recipe.side, REDUCTION[self.model]
+        sides = [side for side in range(own, smallest - 1, -1) if own % side == 0]
+        if self.side not in sides:
+            raise ImclError(
+                f"Images of {self.dataset} have {own}×{own} pixels: with {self.model}, side must be one of "
+                f"{', '.join(map(str, sides))}, not {self.side}."
+            )
+        side = self.side // smallest
         if not 1 <= self.pool <= side:
             raise ImclError(
                 f"The last maps of {self.model} on {self.dataset} are {side}×{side}: pool must lie between 1 and "
                 f"{side}, not {self.pool}."
             )
-        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
-            if not getattr(self, name) > 0:
-                raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
 
     @property
     def recipe(self) -> Recipe:
@@ -192,7 +244,30 @@ class RunConfig(MethodSettings, PopulationSettings):
     def teacher(self) -> "RunConfig":
         """The baseline whose network teaches in `kd`: this run without its methods, with another seed."""
         plain = replace(self, methods="baseline", seed=self.seed + self.kd_seed)
-        return RunConfig(**plain.identity())
+        return RunConfig(**{"side": self.side, "evaluate_every": self.evaluate_every} | plain.identity())
+
+    @property
+    def padding(self) -> int:
+        """Black pixels around an image before it is cropped: in proportion to its side; 0 without augmentation."""
+        return self.recipe.padding * self.side // self.recipe.side if self.augment else 0
+
+    @property
+    def flip(self) -> bool:
+        return self.recipe.flip and self.augment
+
+    @property
+    def cpu_precision(self) -> str:
+        """What `precision` asks of a CPU: "float32" or "bfloat16"."""
+        return SIZES[self.profile].precision if self.precision == "auto" else self.precision
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is followed by an evaluation."""
+        return (epoch + 1) % self.evaluate_every == 0 or epoch >= self.epochs - LAST_EPOCHS
+
+    @property
+    def evaluations(self) -> int:
+        """How many epochs are followed by one."""
+        return sum(map(self.evaluates, range(self.epochs)))
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -210,14 +285,15 @@ class RunConfig(MethodSettings, PopulationSettings):
             off |= {field.name for field in fields(PopulationSettings)}
         if self.methods != "tree":
             off |= {"pop_splits"}
-        same = {name for name in _ADDED if getattr(self, name) == getattr(type(self), name)}
+        before = {"side": self.recipe.side, "evaluate_every": 1}
+        same = {name for name in _ADDED if getattr(self, name) == before.get(name, getattr(type(self), name))}
         return {k: v for k, v in vars(self).items() if k not in off | same}
 
     @property
     def like(self) -> tuple:
         """Runs that share this are equally fast on one machine, image for image."""
         settings = self.width, self.batch_size, self.attach, self.pp_projection, self.pool
-        return self.dataset, self.model, self.methods, *settings
+        return self.dataset, self.side, self.model, self.methods, self.cpu_precision, *settings
 
     @property
     def key(self) -> str:

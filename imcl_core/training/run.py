@@ -68,6 +68,7 @@ def train(
             folder=data_folder,
             train_size=config.train_size or None,
             validation=config.validation,
+            side=config.side,
             device=device,
             progress=progress and rank == 0,
         )
@@ -153,20 +154,21 @@ class Run:
             data,
             config.batch_size,
             share=(self.rank, self.world),
-            padding=config.recipe.padding,
-            flip=config.recipe.flip,
+            padding=config.padding,
+            flip=config.flip,
             noise=config.noise,
             seed=config.seed,
         )
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
         capturable = all(TERMS[name].capturable for name in config.methods.split("+") if name in TERMS)
         self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
+        self.evaluated_at_once = 250 if device.type == "cpu" else 1000  # more do not fit into a processor's cache
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
 
     def finish(self, files: Files | None, progress: bool, after_epoch: Callable[["Run"], None] | None = None) -> None:
-        """Trains the epochs that are left, each followed by an evaluation and a checkpoint."""
-        steps = len(self.batches)
+        """Trains the epochs that are left, each followed by a checkpoint, and by an evaluation where one is due."""
+        steps, shown = len(self.batches), {}
         with tqdm(
             total=self.config.epochs * steps * self.config.batch_size,
             initial=len(self.curve) * steps * self.config.batch_size,
@@ -180,10 +182,12 @@ class Run:
                 started = time.perf_counter()
                 trained = self.train_epoch(epoch, bar)
                 evaluating = time.perf_counter()
-                self.curve.append(trained | self.evaluate())
+                self.curve.append(trained | (self.evaluate() if self.config.evaluates(epoch) else {}))
                 self.seconds.append((evaluating - started, time.perf_counter() - evaluating))
-                latest = self.curve[-1]
-                bar.set_postfix(loss=f"{latest['loss']:.3f}", error=f"{latest['test_error']:.2f}%")
+                shown |= {"loss": f"{trained['loss']:.3f}"}
+                if self.config.evaluates(epoch):
+                    shown |= {"error": f"{self.curve[-1]['test_error']:.2f}%"}
+                bar.set_postfix(shown)
                 if files and epoch + 1 < self.config.epochs:
                     checkpoints.save(files.checkpoint, self.state_dict())
                 if after_epoch:
@@ -239,8 +243,9 @@ class Run:
         self.collaboration.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         for images, labels in evaluation_batches(self.data):
+            images = images.contiguous(memory_format=torch.channels_last)
             with self.step.precision():
-                logits = self.collaboration(images.contiguous(memory_format=torch.channels_last)).float()
+                logits = torch.cat([self.collaboration(part) for part in images.split(self.evaluated_at_once)]).float()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum()])
             totals += torch.cat([F.cross_entropy(logits, labels, reduction="sum")[None], wrong]).double()
@@ -269,6 +274,7 @@ class Run:
             {
                 **environment(self.device),
                 "processes": self.world,
+                "precision": str(self.step.dtype).removeprefix("torch."),
                 "seconds": round(training + evaluation, 2),
                 "evaluation_seconds": round(evaluation, 2),
                 "images_per_s": round(images / training, 1),

@@ -1,6 +1,8 @@
 """The training step: run as it reads, or captured once as a CUDA graph and replayed."""
 
 import contextlib
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,27 +12,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imcl_core.collaboration import Collaboration
 from imcl_core.data.sets import TrainBatches
+from imcl_core.errors import ImclError
 from imcl_core.training.config import RunConfig
 
 
 class Step:
-    """A batch, the losses, the gradients, SGD. Half precision on a GPU, with float32 weights and losses.
+    """A batch, the losses, the gradients, SGD. Weights, statistics and losses are float32 in any precision.
 
-    On a GPU without bfloat16 (before Ampere) the half precision is float16 with a scaled loss.
+    `dtype`: what convolutions and matrix products compute in, by `compute_type`. In float16 the loss is scaled.
     """
 
     def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
         self.collaboration, self.batches, self.device = collaboration, batches, device
-        self.half = device.type == "cuda"
-        self.dtype = torch.bfloat16 if not self.half or has_bfloat16(device) else torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half and self.dtype == torch.float16)
+        on_gpu = device.type == "cuda"
+        self.dtype = compute_type(config, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.optimizer = torch.optim.SGD(
             collaboration.parameters(),
-            lr=torch.tensor(config.lr, device=device) if self.half else config.lr,
+            lr=torch.tensor(config.lr, device=device) if on_gpu else config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
-            fused=self.half,
+            fused=on_gpu,
         )
         self.objective: nn.Module = collaboration
         if distributed.is_initialized():
@@ -38,8 +41,9 @@ class Step:
             self.objective = DistributedDataParallel(collaboration, broadcast_buffers=False)
 
     def precision(self) -> contextlib.AbstractContextManager:
-        """Autocast on a GPU; its cache of cast weights is off, since a captured step may not keep one."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.half, cache_enabled=False)
+        """Autocast to `dtype`; its cache of cast weights is off, since a captured step may not keep one."""
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half, cache_enabled=False)
 
     def __call__(self, start: int | Tensor) -> Tensor:
         """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
@@ -107,9 +111,35 @@ class GraphedStep(Step):
             self.metrics = super().__call__(self.start)
 
 
+def compute_type(config: RunConfig, device: torch.device) -> torch.dtype:
+    """What the convolutions and matrix products of a run compute in; see the setting `precision`.
+
+    `auto` on a GPU without bfloat16 (before Ampere) is float16. `ImclError` where bfloat16 is asked for and the device
+    would have to emulate it, which is slower than float32.
+    """
+    if config.precision == "bfloat16" and not has_bfloat16(device):
+        raise ImclError("This device does not compute in bfloat16 itself: leave out precision, or use float32.")
+    if device.type == "cuda":
+        half = torch.bfloat16 if has_bfloat16(device) else torch.float16
+        return torch.float32 if config.precision == "float32" else half
+    return torch.bfloat16 if config.cpu_precision == "bfloat16" and has_bfloat16(device) else torch.float32
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the GPU computes in bfloat16 itself."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether the GPU or the processor computes in bfloat16 itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return not _processor_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """What an x86 processor can do, by Linux's names; nothing where that is not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
 
 
 def make_step(
