@@ -1,7 +1,7 @@
 """The paper's tables and figure as lists of runs, and the order in which a scarce GPU should work through them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from imcl_core.errors import check_choice
@@ -24,7 +24,7 @@ def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None 
     check_choice("table", name, GRIDS)
     runs = GRIDS[name](profile, seeds)
     if dataset is not None:
-        recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones"))  # filled in anew
+        recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones", "side"))  # filled in anew
         runs = [r for r in runs if r.dataset == dataset] or [replace(r, dataset=dataset, **recipe) for r in runs]
     return list({run.key: run for run in runs}.values())
 
@@ -58,18 +58,39 @@ def _study(profile: str, seeds: int) -> list[RunConfig]:
     """CIFAR-100 as far as a laptop goes, the baseline at half its rate beside it, since `out` halves gradients."""
     clean = _runs(profile, seeds)
     noisy = _runs(profile, seeds, models=("vgg16",), methods=("baseline", BEST[0]), noise=(0.5,))
-    slow = [
-        RunConfig(dataset=run.dataset, model=run.model, seed=run.seed, profile=profile, lr=run.lr / 2)
-        for run in clean
-        if run.methods == "baseline"
-    ]
-    return clean + noisy + slow
+    return clean + noisy + _slow(clean)
 
 
 def _before(profile: str, seeds: int) -> list[RunConfig]:
     """Song & Chai's patterns and the wide baseline, with label noise too, beside what they are compared with."""
     clean = _runs(profile, seeds, methods=("baseline", "out", *BEFORE))
     return clean + _runs(profile, seeds, models=("vgg16",), methods=("baseline", "out", "tree"), noise=(0.5,))
+
+
+def _slow(runs: list[RunConfig]) -> list[RunConfig]:
+    """The baselines among `runs` at half their rate, since `out` halves gradients."""
+    return [replace(run, lr=run.lr / 2) for run in runs if run.methods == "baseline"]
+
+
+def _narrow(profile: str, seeds: int) -> list[RunConfig]:
+    """What two cores can train to the end, by worth: STL-10 with and without augmentation first."""
+    networks = ("resnet18", "vgg16")
+    small = [(s, m, a) for s, m, a in itertools.product(range(seeds), networks, (True, False))]
+
+    def stl10(seed: int, model: str, augment: bool, methods: Iterable[str]) -> list[RunConfig]:
+        runs = _runs(profile, seed + 1, datasets=("stl10",), models=(model,), methods=methods, first=seed)
+        return [replace(run, augment=augment) for run in runs]
+
+    columns = [stl10(*place, methods=COLUMNS) for place in small]
+    noisy = ("baseline", *SINGLES, BEST[0])
+    return [
+        *(run for runs in columns for run in [*runs[:2], *_slow(runs), *runs[2:]]),
+        *(run for place in small for run in stl10(*place, methods=("baseline-2x", "tree"))),
+        *_runs(profile, seeds, models=("vgg16",), methods=noisy, noise=(0.5,)),
+        *(run for s in range(seeds) for run in stl10(s, "resnet18", True, ("baseline", *COMBINATIONS))),
+        *_runs(profile, seeds, datasets=("cifar100",), models=networks),
+        *_runs(profile, seeds, datasets=("cifar10",), models=networks),
+    ]
 
 
 ABLATIONS = (  # a method, and one decision of the book's page taken the other way, last; on CIFAR-100 unless named
@@ -217,7 +238,7 @@ def _queue(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
-BEYOND = ("neighbour-weights", "neighbours")  # tables of the book that are none of the paper's
+BEYOND = ("neighbour-weights", "neighbours", "narrow")  # tables of the book that are none of the paper's
 
 GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "table-1": _table_1,
@@ -231,5 +252,6 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "neighbour-weights": _neighbour_weights,
     "neighbours": _neighbours,
     "study": _study,
+    "narrow": _narrow,
     "queue": _queue,
 }
