@@ -480,6 +480,18 @@ def images_of(split):
     return {image for image, _ in pairs_of(split)}
 
 
+def test_so_many_training_images_can_be_held_out(folder):
+    full = load("cifar10", folder=folder)
+    held = load("cifar10", folder=folder, validation=True, held_out=50, train_size=30)
+    assert len(held.test) == 50 and len(held.train) == 30
+    tenth = load("cifar10", folder=folder, validation=True)
+    kept = {image.numpy().tobytes() for image in held.test.images}
+    assert {image.numpy().tobytes() for image in tenth.test.images} <= kept  # of one order, so that none is trained on
+    assert not kept & {image.numpy().tobytes() for image in held.train.images}
+    with pytest.raises(ImclError, match=f"held_out of cifar10 must be less than {len(full.train)}"):
+        load("cifar10", folder=folder, validation=True, held_out=len(full.train))
+
+
 def test_validation_holds_out_a_stratified_tenth_and_leaves_the_test_set_out(folder):
     full, held = load("cifar10", folder=folder), load("cifar10", folder=folder, validation=True)
     assert held.test.labels.bincount().tolist() == [2] * 10

@@ -72,14 +72,15 @@ def load(
     folder: str | Path | None = None,
     train_size: int | None = None,
     validation: bool = False,
+    held_out: int = 0,
     side: int | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DataSet:
     """A data set of `NAMES`, from the data folder or downloaded into it (`digits` needs neither).
 
-    With `validation`, a fixed stratified tenth of the training images takes the place of the test images,
-    which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller ones
+    With `validation`, a fixed stratified tenth of the training images, or `held_out` of them, takes the place of the
+    test images, which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller ones
     within larger ones. Images larger than `side` are reduced to it, each new pixel the mean of a square of old ones.
     `ImclError` on an unknown name or size, and on missing, damaged or malformed files.
     """
@@ -88,7 +89,9 @@ def load(
     train = _split(arrays, "train")
     if validation:
         order = stratified_order(train.labels)
-        held_out = round(HELD_OUT * len(order))
+        held_out = held_out or round(HELD_OUT * len(order))
+        if held_out >= len(order):
+            raise ImclError(f"held_out of {name} must be less than {len(order)}, not {held_out}.")
         train, test = train.take(order[held_out:]), train.take(order[:held_out])
     else:
         test = _split(arrays, "test")

@@ -47,7 +47,7 @@ RECIPES = {
 DATASETS = tuple(RECIPES)
 _ADDED = (  # since the first records
     "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool",
-    "side", "augment", "precision", "evaluate_every",
+    "side", "augment", "precision", "evaluate_every", "held_out",
 )  # fmt: skip
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 LAST_EPOCHS = 10  # which are evaluated, each of them
@@ -141,6 +141,7 @@ class RunConfig(MethodSettings, PopulationSettings):
         "(hours of a GPU)",
     )
     validation: bool = setting(False, "hold out a tenth of the training set and test on it: for tuning")
+    held_out: int = setting(0, "with `validation`, hold out so many training images in place of a tenth")
     width: float | None = setting(None, "factor on the number of filters of every convolution")
     epochs: int | None = setting(None, "passes over the training images")
     train_size: int | None = setting(None, "train on a fixed subset of so many images; 0: on all")
@@ -206,7 +207,7 @@ class RunConfig(MethodSettings, PopulationSettings):
         ranges = {
             "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
             "hidden": (1, 1 << 20), "evaluate_every": (1, 100_000),
-            "train_size": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
+            "train_size": (0, 1 << 40), "held_out": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
             "pop_heads": (2, 16),
             "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
             "spatial_groups": (0, 1 << 20), "dropblock_groups": (0, 1 << 20), "cutout_size": (1, 1 << 20),

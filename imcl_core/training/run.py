@@ -68,6 +68,7 @@ def train(
             folder=data_folder,
             train_size=config.train_size or None,
             validation=config.validation,
+            held_out=config.held_out,
             side=config.side,
             device=device,
             progress=progress and rank == 0,
