@@ -413,7 +413,7 @@ def test_runs_where_only_torch_numpy_pandas_and_tqdm_are_installed(tmp_path):
         "import sys\n"
         "for name in ('matplotlib', 'sklearn', 'papermill', 'nbformat', 'jupyter_client', 'IPython', 'PIL', 'ray'):\n"
         "    sys.modules[name] = None\n"
-        "from imcl_core import RunConfig, grids\n"
+        "from imcl_core import RunConfig\nfrom imcl_core.study import grids\n"
         f"tiny = RunConfig(dataset='cifar10', batch_size=32, **{TINY})\n"
         "grids.GRIDS['study'] = lambda profile, seeds: [tiny]\n"
         "from imcl_core.cli import main\n"

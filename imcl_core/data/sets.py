@@ -80,8 +80,8 @@ def load(
     """A data set of `NAMES`, from the data folder or downloaded into it (`digits` needs neither).
 
     With `validation`, a fixed stratified tenth of the training images, or `held_out` of them, takes the place of the
-    test images, which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller ones
-    within larger ones. Images larger than `side` are reduced to it, each new pixel the mean of a square of old ones.
+    test images, which are left out. `train_size` then keeps a fixed stratified subset of the training images, smaller
+    ones within larger ones. Images larger than `side` are reduced to it: each new pixel is a square's mean.
     `ImclError` on an unknown name or size, and on missing, damaged or malformed files.
     """
     check_choice("data set", name, NAMES)

@@ -61,13 +61,19 @@ def _ranked(
     candidates: Sequence[Candidate], epochs: int, train: Callable[[list[RunConfig]], Mapping[str, Record]]
 ) -> tuple[list[Candidate], list[float]]:
     """The candidates by their error after so many epochs."""
-    short = {c: [dataclasses.replace(run, epochs=epochs, milestones=None) for run in c] for c in candidates}
+    short = {c: [_shortened(run, epochs) for run in c] for c in candidates}
     records = train([run for runs in short.values() for run in runs])
     for run in (run for runs in short.values() for run in runs if run.name not in records):
         raise ImclError(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
     error = {c: statistics.mean(records[run.name].last_error for run in runs) for c, runs in short.items()}
     ranked = sorted(candidates, key=error.get)
     return ranked, [error[c] for c in ranked]
+
+
+def _shortened(run: RunConfig, epochs: int) -> RunConfig:
+    """The run in so many epochs, its milestones in proportion."""
+    milestones = tuple(round(m * epochs / run.epochs) for m in run.milestones)
+    return dataclasses.replace(run, epochs=epochs, milestones=milestones)
 
 
 def candidates_of(configs: Sequence[RunConfig]) -> dict[str, list[Candidate]]:

@@ -207,7 +207,8 @@ class RunConfig(MethodSettings, PopulationSettings):
         ranges = {
             "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
             "hidden": (1, 1 << 20), "evaluate_every": (1, 100_000),
-            "train_size": (0, 1 << 40), "held_out": (0, 1 << 40), "seed": (0, 2**31), "out_branches": (2, 16), "width": (1 / 64, 64),
+            "train_size": (0, 1 << 40), "held_out": (0, 1 << 40), "seed": (0, 2**31),
+            "out_branches": (2, 16), "width": (1 / 64, 64),
             "pop_heads": (2, 16),
             "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
             "spatial_groups": (0, 1 << 20), "dropblock_groups": (0, 1 << 20), "cutout_size": (1, 1 << 20),
