@@ -172,7 +172,7 @@ def test_a_notebooks_parameters_say_all_of_a_run(profile):
 
 
 def test_a_run_as_a_notebook_is_the_notebook_run_by_hand(tmp_path, monkeypatch):
-    """The forked kernel leaves what an ordinary one does; a failed cell's traceback is in the notebook."""
+    """A failed cell's traceback is in the notebook."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     good, bad = tiny(methods="mid"), tiny(lr=1e30, epochs=2)
     outcome = run([good, bad], tmp_path, notebook=True)

@@ -21,7 +21,7 @@ from imcl_core import ImclError, RunConfig, files
 from imcl_core.study import batch, executed, ledger
 from imcl_core.study.pools import Died, RayPool, Slots
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, mounts and forks as on Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as on Linux")
 HOST_AND_TIME = ["device", "seconds", "images_per_s", "peak_memory_gb"]
 SHORT = {"width": 1 / 16, "train_size": 64, "hidden": 16}
 CONFIGS = [RunConfig(**SHORT, seed=seed, epochs=8, methods="out") for seed in range(2)]
@@ -80,9 +80,7 @@ def descendants(text: str, process: psutil.Process | None = None) -> list[psutil
 
 
 def kernels(process: psutil.Process | None = None) -> list[psutil.Process]:
-    """Forked kernels carry the command line of the fork server, their parent."""
-    forks = descendants("forkserver", process)
-    return [fork for fork in forks if fork.ppid() in {other.pid for other in forks}]
+    return descendants("ipykernel_launcher", process)
 
 
 def test_a_killed_kernel_is_started_anew_and_the_run_resumes(undisturbed, tmp_path):

@@ -77,7 +77,7 @@ def test_parameters_replace_defaults_in_another_file_and_leave_the_source_alone(
 )
 def test_a_wrong_parameter_stops_before_anything_runs(tmp_path, monkeypatch, parameters, message):
     path = chapter(tmp_path / "chapter.ipynb")
-    monkeypatch.setattr(notebooks, "_run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(notebooks, "run_notebook", lambda *_: pytest.fail("it ran"))
     with pytest.raises(ImclError, match=message):
         notebooks.execute(path, parameters=parameters)
 
@@ -87,7 +87,7 @@ def test_a_wrong_parameter_stops_before_anything_runs(tmp_path, monkeypatch, par
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("import sys\nsys.exit(0)", "stopped before its last cell"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "the kernel died"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "The kernel died"),
     ],
 )
 def test_a_failed_run_raises_and_writes_nothing(tmp_path, code, message):
@@ -110,7 +110,7 @@ def test_a_dead_kernel_is_started_again(tmp_path, monkeypatch):
             cell.execution_count = 1
         return notebook
 
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", run)
+    monkeypatch.setattr("papermill.execute_notebook", run)
     assert notebooks.execute(chapter(tmp_path / "chapter.ipynb"))
     assert len(runs) == 2
 

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import ast
 import datetime
 import hashlib
 import importlib.metadata
@@ -16,33 +15,23 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from copy import deepcopy
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from imcl_book import colab
-from imcl_core.errors import ImclError, nearest
+from imcl_core.errors import ImclError
 from imcl_core.files import write_whole
+from imcl_core.study.executed import run_notebook
+from imcl_core.study.notebook import check_parameters, code_cells, dumps, normalise, read, tags
 
-KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-LANGUAGE_INFO = {
-    "file_extension": ".py",
-    "mimetype": "text/x-python",
-    "name": "python",
-    "pygments_lexer": "ipython3",
-}
-NOTEBOOK_METADATA = ("accelerator", "colab", "mystnb")  # kept beside the two above
-CELL_METADATA = ("cellView", "jupyter", "mystnb", "tags")  # the first two fold a cell on Colab and in Jupyter Lab
 INJECTED, FAILED = "injected-parameters", "papermill-error-cell-tag"
 LARGEST_OUTPUT = 1_000_000  # bytes of one cell's outputs
 
-_PROGRESS_BAR = re.compile(r"\d+%\|.*\||\[\d+:\d\d(:\d\d)?[<,\]]")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r"^#\s+\S", re.MULTILINE)
 _MYST = re.compile(r"^\s*(```+\{|~~~+\{|:::+)|\{[a-z][\w:-]*\}`", re.MULTILINE)
@@ -52,88 +41,12 @@ _LOCAL_PATH = re.compile(
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 
 
-def read(path: Path | str) -> NotebookNode:
-    """The notebook in a file of format 4; raises `ImclError` where there is none."""
-    try:
-        return nbformat.v4.reads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ImclError(f"There is no notebook {path}.") from None
-    except (ValueError, AttributeError, KeyError) as error:
-        raise ImclError(f"{path} is not a notebook of format 4 ({error}): restore it from git.") from None
-
-
-def dumps(notebook: NotebookNode) -> str:
-    """The text of a notebook's file: sorted keys, one line a source line, ending in a newline."""
-    return nbformat.v4.writes(notebook) + "\n"
-
-
 def _write_if_changed(path: Path, text: str) -> bool:
     """Write a file whole, unless it holds this text already; whether it was written."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     write_whole(path, text.encode())
     return True
-
-
-def normalise(notebook: NotebookNode) -> NotebookNode:
-    """A copy without what differs from one run to the next: times, versions, random ids, progress bars.
-
-    Metadata is a white list; a cell's id is a hash of its source; execution counts run from 1; adjacent
-    pieces of one stream are joined. Applying it twice changes nothing.
-    """
-    old = deepcopy(notebook)
-    metadata = {key: old.metadata[key] for key in NOTEBOOK_METADATA if key in old.metadata}
-    metadata |= {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
-    cells, used, count = [], set(), 0
-    for cell in old.cells:
-        new = {
-            "cell_type": cell.cell_type,
-            "id": _cell_id(cell, used),
-            "metadata": {key: cell.metadata[key] for key in CELL_METADATA if cell.metadata.get(key)},
-            "source": cell.source,
-        }
-        if cell.cell_type == "code":
-            executed = bool(cell.source.strip()) and cell.get("execution_count") is not None
-            count += executed
-            new["execution_count"] = count if executed else None
-            new["outputs"] = _normal_outputs(cell.get("outputs", []), new["execution_count"])
-        elif cell.get("attachments"):
-            new["attachments"] = cell.attachments
-        cells.append(new)
-    return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
-
-
-def _cell_id(cell: NotebookNode, used: set[str]) -> str:
-    digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-    name, copy = digest, 1
-    while name in used:
-        copy += 1
-        name = f"{digest}-{copy}"
-    used.add(name)
-    return name
-
-
-def _normal_outputs(outputs: Iterable[NotebookNode], count: int | None) -> list[NotebookNode]:
-    normal: list[NotebookNode] = []
-    for output in outputs:
-        if output.output_type == "stream":
-            if output.name == "stderr":
-                output.text = _without_progress_bars(output.text)
-            if not output.text:
-                continue
-            if normal and normal[-1].output_type == "stream" and normal[-1].name == output.name:
-                normal[-1].text += output.text
-                continue
-        elif output.output_type == "execute_result":
-            output.execution_count = count
-        normal.append(output)
-    return normal
-
-
-def _without_progress_bars(text: str) -> str:
-    """What is left of a stream when the lines that tqdm wrote and overwrote are taken out; mostly nothing."""
-    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip() and not _PROGRESS_BAR.search(line)]
-    return "".join(f"{line}\n" for line in lines)
 
 
 def execute(
@@ -152,55 +65,13 @@ def execute(
     """
     path, parameters = Path(path), dict(parameters or {})
     notebook = normalise(read(path))
-    notebook.cells = [cell for cell in notebook.cells if not {INJECTED, FAILED} & _tags(cell)]
-    _check_parameters(path, notebook, parameters)
-    executed = _run(path, notebook, parameters, Path(cwd or path.parent), attempts)
-    if any(cell.execution_count is None for cell in _code(executed)):
-        raise ImclError(f"{path} stopped before its last cell: take the call of exit() out of it.")
+    notebook.cells = [cell for cell in notebook.cells if not {INJECTED, FAILED} & tags(cell)]
+    check_parameters(path, notebook, parameters)
+    try:
+        executed = run_notebook(notebook, None, parameters, Path(cwd or path.parent), attempts)
+    except ImclError as error:
+        raise ImclError(f"{path}: {error}") from None
     return _write_if_changed(Path(out or path), dumps(executed))
-
-
-def _run(path: Path, notebook: NotebookNode, parameters: dict, cwd: Path, attempts: int) -> NotebookNode:
-    options = {"kernel_name": "python3", "cwd": str(cwd), "progress_bar": False}
-    options["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
-    try:
-        return normalise(papermill.execute_notebook(notebook, None, parameters, **options))
-    except papermill.PapermillExecutionError as error:
-        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-        message = f"{path}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}\n{trace}"
-        raise ImclError(message) from None
-    except RuntimeError as error:  # the kernel died: it was killed, or another process took one of its ports
-        if attempts > 1:
-            return _run(path, notebook, parameters, cwd, attempts - 1)
-        raise ImclError(f"{path}: the kernel died ({error}): run again, with more memory free.") from error
-
-
-def _check_parameters(path: Path, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """papermill runs a mistyped parameter with the default, without a word: stop before that."""
-    known = papermill.inspect_notebook(notebook)
-    for name, value in parameters.items():
-        if name not in known:
-            raise ImclError(f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
-        default = _literal(known[name]["default"])
-        kinds = (float, int) if type(default) is float else (type(default),)
-        if default is not None and type(value) not in kinds:
-            raise ImclError(f"{path}: {name!r} must be of type {kinds[0].__name__}, like {default!r}; got {value!r}.")
-
-
-def _literal(text: str) -> Any:
-    """The value that a Python literal stands for; other text as it is."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _tags(cell: NotebookNode) -> set[str]:
-    return set(cell.metadata.get("tags", []))
-
-
-def _code(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None, record: Path | None = None) -> None:
@@ -255,7 +126,7 @@ def code_digest(path: Path) -> str:
 
     The cell for Colab does nothing in an execution, and does not count.
     """
-    sources = [cell.source for cell in _code(read(path)) if not _is_for_colab(cell)]
+    sources = [cell.source for cell in code_cells(read(path)) if not _is_for_colab(cell)]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
 
 
@@ -280,7 +151,7 @@ def stamp(path: Path) -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parent
     inputs = [path, *sorted(package.rglob("*.py")), *sorted((package.parent / "book").glob("*.csv"))]
-    code = "\n".join(cell.source for cell in _code(read(path)))
+    code = "\n".join(cell.source for cell in code_cells(read(path)))
     if "results" in code:
         inputs += sorted(file for file in (package.parent / "results").rglob("*") if file.is_file())
     if "benchmarks" in code:
@@ -315,7 +186,7 @@ def for_colab(notebook: NotebookNode) -> NotebookNode:
 
 
 def _is_for_colab(cell: NotebookNode) -> bool:
-    return colab.TAGS[0] in _tags(cell)
+    return colab.TAGS[0] in tags(cell)
 
 
 def check(paths: Iterable[Path | str]) -> list[str]:
@@ -339,13 +210,13 @@ def check(paths: Iterable[Path | str]) -> list[str]:
 def _lacks_the_cell_for_colab(notebook: NotebookNode) -> bool:
     """Whether it uses this package, and its first code cell is not the one that fetches it where it is missing."""
     now, right = ([(c.source, c.get("outputs")) for c in n.cells] for n in (notebook, for_colab(notebook)))
-    return now != right and any(re.search(r"\bimcl_core\b", cell.source) for cell in _code(notebook))
+    return now != right and any(re.search(r"\bimcl_core\b", cell.source) for cell in code_cells(notebook))
 
 
 def _check_run(notebook: NotebookNode) -> Iterable[str]:
-    if any(FAILED in _tags(cell) for cell in notebook.cells):
+    if any(FAILED in tags(cell) for cell in notebook.cells):
         yield "is what papermill left of a failed run: execute it again."
-    for cell in _code(notebook):
+    for cell in code_cells(notebook):
         name = _first_line(cell)
         if cell.execution_count is None:
             yield f"was not executed to its end: {name} has no execution count."
@@ -357,7 +228,7 @@ def _check_run(notebook: NotebookNode) -> Iterable[str]:
 
 
 def _check_outputs(notebook: NotebookNode) -> Iterable[str]:
-    for cell in _code(notebook):
+    for cell in code_cells(notebook):
         name, text = _first_line(cell), "\n".join(_texts(cell))
         for pattern, what in ((_LOCAL_PATH, "a path of this machine"), (_ADDRESS, "an address in memory")):
             if match := pattern.search(text):

@@ -4,10 +4,9 @@ import dataclasses
 import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +14,11 @@ from imcl_core.errors import ImclError
 from imcl_core.files import write_whole
 from imcl_core.training.config import RunConfig
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "run.ipynb"
+if TYPE_CHECKING:  # neither Jupyter nor papermill is needed where runs are bare
+    from nbformat import NotebookNode
+
+CLONE = Path(__file__).parents[2]
+NOTEBOOK = CLONE / "notebooks" / "run.ipynb"
 NAMED = ("dataset", "profile", "seed", "model", "methods", "noise", "validation")  # parameters of the same names
 
 
@@ -43,55 +46,66 @@ def parameters(config: RunConfig) -> dict[str, Any]:
 def execute(config: RunConfig, out: Path, device: str | None = None, attempts: int = 2) -> None:
     """Executes the run in a kernel and leaves `<name>.ipynb` in `out` beside its record, whether it fails or not.
 
-    A kernel that dies is started anew, `attempts` kernels in all; the run resumes from its checkpoint. Raises
-    `ImclError` where a cell raises (the traceback follows the message), where it stops early, and where the kernel
-    dies again.
+    Raises `ImclError` as `run_notebook` does; a run whose kernel died resumes from its checkpoint.
     """
-    from imcl_book import notebooks
+    from imcl_core.study.notebook import check_parameters, dumps, normalise, read
 
-    notebook = notebooks.normalise(notebooks.read(NOTEBOOK))
+    notebook = normalise(read(NOTEBOOK))
     values = parameters(config) | {"out": "."} | ({} if device is None else {"device": device})
-    notebooks._check_parameters(NOTEBOOK, notebook, values)
+    check_parameters(NOTEBOOK, notebook, values)
     _prepare_environment()
     with TemporaryDirectory() as folder:
         live = Path(folder) / "run.ipynb"
         try:
-            _run(notebook, live, values, out, attempts)
+            run_notebook(notebook, live, values, out, attempts)
         finally:
             if live.exists():
-                executed = notebooks.normalise(notebooks.read(live))
-                write_whole(out / f"{config.name}.ipynb", notebooks.dumps(executed).encode())
-    if any(cell.execution_count is None for cell in notebooks._code(executed)):
-        raise ImclError(f"{NOTEBOOK.name} stopped before its last cell: take the call of exit() out of it.")
+                write_whole(out / f"{config.name}.ipynb", dumps(normalise(read(live))).encode())
 
 
-def _run(notebook: Any, live: Path, values: dict[str, Any], folder: Path, attempts: int) -> None:
+def run_notebook(
+    notebook: "NotebookNode",
+    live: Path | None,
+    values: dict[str, Any],
+    folder: Path,
+    attempts: int = 2,
+    **options: Any,
+) -> "NotebookNode":
+    """Runs a notebook in a fresh kernel that works in `folder`, and returns it executed, in normal form.
+
+    `values` replace those of its cell tagged `parameters`. `live`: a file that gets each cell as it ends, and keeps
+    what there is of a run that fails. A kernel that dies is started anew, `attempts` kernels in all. `options` go to
+    papermill's `execute_notebook`. Raises `ImclError` where a cell raises (the traceback follows the message), where
+    the notebook stops early, and where the last kernel dies too.
+    """
     import papermill
 
-    options: dict[str, Any] = {"kernel_name": "python3", "cwd": str(folder), "progress_bar": False}
-    options["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
-    if sys.platform == "linux":
-        from imcl_book.forks import ForkedKernelManager
+    from imcl_core.study.notebook import code_cells, normalise
 
-        options["kernel_manager_class"] = ForkedKernelManager
+    usual = {"kernel_name": "python3", "cwd": str(folder), "progress_bar": False}
+    usual["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
     try:
-        papermill.execute_notebook(notebook, str(live), values, **options)
+        executed = papermill.execute_notebook(notebook, live and str(live), values, **usual | options)
     except papermill.PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         kind = "" if error.ename == "ImclError" else f"{error.ename}: "
         raise ImclError(f"{kind}{error.evalue}\n{trace}") from None
     except RuntimeError as error:  # the kernel died: it was killed, or another process took one of its ports
         if attempts > 1:
-            return _run(notebook, live, values, folder, attempts - 1)
-        raise ImclError(f"The kernel died twice ({error}): run it again, with more memory free.") from error
+            return run_notebook(notebook, live, values, folder, attempts - 1, **options)
+        raise ImclError(f"The kernel died ({error}): run it again, with more memory free.") from error
+    executed = normalise(executed)
+    if any(cell.execution_count is None for cell in code_cells(executed)):
+        raise ImclError("The notebook stopped before its last cell: take the call of exit() out of it.")
+    return executed
 
 
 def _prepare_environment() -> None:
-    """For kernels of this process: this package and this process's number of threads; figures drawn inline."""
-    package = str(Path(__file__).parents[2])
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", package)]
+    """For kernels of this process: these packages and this process's number of threads; figures drawn inline."""
+    ours = [str(CLONE), str(CLONE / "book")]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *ours)]
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([package, *paths]),
+        "PYTHONPATH": os.pathsep.join([*ours, *paths]),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
