@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from imcl_core.study import claims, grids, tables
+from imcl_core.study import grids, tables
+from imcl_core.study.tables import claims
 from imcl_core.training.run import choose_device, environment
 
 NAMES = ("table-1", "table-2", "table-3", "figure-2")

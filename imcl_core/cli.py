@@ -402,7 +402,8 @@ def _tables_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _tables(parsed: argparse.Namespace) -> None:
     from imcl_core.errors import check_choice
-    from imcl_core.study import claims, tables
+    from imcl_core.study import tables
+    from imcl_core.study.tables import claims, figure_2
 
     if parsed.table is not None:
         check_choice("table", parsed.table, (*tables.TABLES, "claims"))
@@ -413,7 +414,7 @@ def _tables(parsed: argparse.Namespace) -> None:
         print(table)
         written = table.write(parsed.out) if parsed.out else []
         if parsed.out and name == "figure-2":
-            written.append(tables.write_figure_2(ledger, parsed.out))
+            written.append(figure_2.write_figure_2(ledger, parsed.out))
         for path in written:
             print(path)
 

@@ -1,7 +1,6 @@
 """The tables: every number from a record or from the paper, and none from a run that does not belong there."""
 
 import ast
-import contextlib
 import csv
 import dataclasses
 import io
@@ -13,43 +12,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from imcl_book import figures
+from made_records import RUN, cell, change, record, write
 
-from imcl_core import ImclError, Record, RunConfig
+from imcl_core import ImclError, Record
 from imcl_core.cli import main
-from imcl_core.neighbours import NEIGHBOURS
-from imcl_core.study import claims, grids, ledger, search, tables
+from imcl_core.study import grids, tables
 from imcl_core.study.ledger import Ledger
-from imcl_core.training.record import write_record
+from imcl_core.study.tables import claims, figure_2
+from imcl_core.study.tables import write as writing
 
-ROOT = Path(__file__).parents[1]
-CELL = {"dataset": "cifar100", "model": "vgg16", "methods": "out", "profile": "paper"}
-RUN = {"device": "Device <1>", "seconds": 1.0, "evaluation_seconds": 0.1, "images_per_s": 1.0, "peak_memory_gb": 1.0}
-
-
-def record(last=25.0, best=24.0, top5=5.0, **settings):
-    """A record of two epochs: first the lowest error, then the last."""
-    curve = [{"epoch": i + 1, "test_error": e, "test_error_top5": top5 + i} for i, e in enumerate((best, last))]
-    return Record(RunConfig(**CELL | settings), curve, RUN)
-
-
-def write(folder, *written):
-    return [write_record(one, folder) for one in written]
-
-
-def cell(table, dataset="cifar100", model="vgg16", method="out", noise=0.0):
-    """The figures of one cell."""
-    data = table.data
-    found = data[(data.dataset == dataset) & (data.model == model) & (data.method == method) & (data.noise == noise)]
-    (figures_of_cell,) = found.to_dict("records")
-    return figures_of_cell
-
-
-def change(path, epoch, value):
-    """Changes one error in a record."""
-    content = json.loads(path.read_text())
-    content["curve"][epoch]["test_error"] = value
-    path.write_text(json.dumps(content))
+ROOT = Path(__file__).parents[2]
 
 
 def page(results, monkeypatch):
@@ -63,7 +35,7 @@ def page(results, monkeypatch):
             exec(compile(ast.Module(body, []), "chapter", "exec"), names)
             if isinstance(last, ast.Expr):
                 value = eval(compile(ast.Expression(last.value), "chapter", "eval"), names)
-                shown.append(value.html() if isinstance(value, tables.Table) else str(value))
+                shown.append(value.html() if isinstance(value, writing.Table) else str(value))
             else:
                 exec(compile(ast.Module([last], []), "chapter", "exec"), names)
         if "parameters" in code.metadata.get("tags", []):
@@ -217,7 +189,7 @@ def test_one_changed_number_changes_table_page_and_every_form(tmp_path, monkeypa
     change(path, epoch=1, value=40.0)
     after = tables.table("table-1", Ledger(tmp_path))
     assert cell(after)["last_mean"] == pytest.approx(cell(before)["last_mean"] + 5)
-    for form in (tables.Table.html, tables.Table.csv, tables.Table.latex, str):
+    for form in (writing.Table.html, writing.Table.csv, writing.Table.latex, str):
         assert form(before) != form(after)
     changed = page(tmp_path, monkeypatch)
     assert "25.10<br>± 0.10 (3)" in shown
@@ -242,8 +214,8 @@ def test_figure_2_has_a_cell_for_each_noise_level_and_error_bars(tmp_path):
     assert cell(table, method="baseline", noise=0.5)["last_mean"] == 31
     assert table.columns[1:] == ("0% noise", "10% noise", "20% noise", "30% noise", "40% noise", "50% noise")
     assert [len(row) for row in table.rows] == [7] * 6
-    printed, gain = tables.noise_printed()
-    axis = figures.label_noise(tables.noise_errors(found), printed, gain).axes[0]
+    printed, gain = figure_2.noise_printed()
+    axis = figure_2.draw_figure_2(figure_2.noise_errors(found), printed, gain).axes[0]
     points, _, (bars,) = axis.containers[0].lines
     assert list(points.get_ydata()) == [26.0, 31.0]
     assert [tuple(segment[:, 1]) for segment in bars.get_segments()] == [(26.0, 26.0), (30.0, 32.0)]
@@ -253,7 +225,7 @@ def test_figure_2_has_a_cell_for_each_noise_level_and_error_bars(tmp_path):
 
 
 def test_figure_2_without_runs_says_so(tmp_path):
-    axis = figures.label_noise(tables.noise_errors(Ledger(tmp_path)), *tables.noise_printed()).axes[0]
+    axis = figure_2.draw_figure_2(figure_2.noise_errors(Ledger(tmp_path)), *figure_2.noise_printed()).axes[0]
     assert [text.get_text() for text in axis.texts] == ["no run yet: the crosses are the paper's"]
 
 
@@ -314,162 +286,6 @@ def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(
     assert {len(row) for row in found.rows} == {len(found.columns)}
 
 
-# --- the neighbours -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def untuned(monkeypatch):
-    """The middle strength of each method is the compared one, whatever the trials chose."""
-    for method, strengths in grids.STRENGTHS.items():
-        monkeypatch.setitem(grids.TUNED, method, strengths[1])
-
-
-def compared(errors, seeds=range(3), shift=0.0):
-    """Records of the comparison with neighbours: `errors` by method, the same at each seed but for `shift` a seed."""
-    runs = (run for run in grids.grid("neighbours", "cpu", 4) if run.methods in errors and run.seed in seeds)
-    return [Record(run, record(errors[run.methods] + shift * run.seed).curve, RUN) for run in runs]
-
-
-def trials(errors):
-    """Records of the trials: `errors` by method, a value a strength; None for no record."""
-    found = []
-    for method, values in errors.items():
-        for strength, error in zip(grids.STRENGTHS[method], values, strict=True):
-            if error is not None:
-                found.append(Record(grids.trial(method, strength, "cpu"), record(error).curve, RUN))
-    return found
-
-
-def row(folder, method, **options):
-    table = tables.neighbours_table(Ledger(folder), **options)
-    return next((cells, data) for cells, data in zip(table.rows, table.data.to_dict("records"), strict=True)
-                if data["method"] == method)  # fmt: skip
-
-
-def test_the_neighbours_stand_beside_the_four_with_their_differences_and_trials(tmp_path, untuned):
-    write(tmp_path, *compared({"baseline": 80.0, "kernel": 79.0, "cutout": 81.5}), *compared({"baseline": 9.0}, [3]))
-    write(tmp_path, *trials({"cutout": (90.0, 89.0, None)}))
-    table = tables.table("neighbours", Ledger(tmp_path))
-    assert list(table.data.method) == ["baseline", *grids.STRENGTHS] and len(table.rows) == 13
-    cells, data = row(tmp_path, "cutout")
-    assert (data["n"], data["pairs"], data["difference_mean"], data["tried"]) == (3, 3, 1.5, 2)
-    assert [cell.lines for cell in cells] == [
-        ("cutout",), ("DeVries 2017",), ("cutout_size", "4: 90.00", "8: 89.00, chosen", "16: none yet"), ("3 of 3",),
-        ("81.50 ± 0.00",), ("+1.50 ± 0.00 (3)",), ("Device <1>",),
-    ]  # fmt: skip
-    assert row(tmp_path, "baseline")[1]["last_mean"] == 80.0  # seed 3 is there to teach, and for nothing else
-    cells, data = row(tmp_path, "kd")
-    assert (cells[3].lines, cells[4].lines, data["pairs"]) == (("0 of 3",), ("no run yet",), 0)
-    assert "2 of 36 such runs" in table.note and "9 of 39" in table.note
-    html = table.html(tmp_path)
-    assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed0-\w+\.json">4</a>, <a href="[^"]+">8</a>', html)
-    assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed2-\w+\.json">seed 2</a>', html)
-
-
-def test_operations_are_a_column_where_they_are_given(tmp_path):
-    table = tables.neighbours_table(Ledger(tmp_path), {"baseline": 1.0, "kd": 1.5})
-    assert "operations" in table.columns and {len(cells) for cells in table.rows} == {len(table.columns)}
-    assert row(tmp_path, "kd", operations={"kd": 1.5})[0][6].lines == ("1.50",)
-    assert "operations" not in tables.table("neighbours", Ledger(tmp_path)).columns
-
-
-def test_one_changed_number_changes_the_comparison(tmp_path, untuned):
-    runs = compared({"baseline": 80.0, "hsic": 81.0})
-    *_, path = write(tmp_path, *runs)
-    (tried,) = write(tmp_path, *trials({"hsic": (None, 90.0, None)}))
-    before = tables.table("neighbours", Ledger(tmp_path))
-    change(path, epoch=1, value=84.0)
-    after = tables.table("neighbours", Ledger(tmp_path))
-    change(tried, epoch=1, value=95.0)
-    last = tables.table("neighbours", Ledger(tmp_path))
-    means = [table.data.set_index("method").difference_mean["hsic"] for table in (before, after)]
-    assert means == [pytest.approx(1.0), pytest.approx(2.0)]
-    for form in (tables.Table.html, tables.Table.csv, tables.Table.latex, str):
-        assert form(before) != form(after)
-    assert "0.001: 90.00, chosen" in after.html() and "0.001: 95.00, chosen" in last.html()
-
-
-def test_the_lowest_error_of_the_trials_is_chosen_and_a_tie_goes_to_the_default():
-    found = trials({"out": (90.0, 91.0, 92.0), "hsic": (90.0, 90.0, 90.0), "kd": (80.0, 81.0, None)})
-    found += trials({"decov": (70.0, 71.0, 70.0)})
-    assert search.chosen(found) == {
-        "out": {"out_alpha": 0.75}, "hsic": {"hsic_weight": 1e-3}, "decov": {"decov_weight": 0.03},
-    }  # fmt: skip
-    assert search.chosen(found, "paper") == {}
-    tested = dataclasses.replace(found[0].config, validation=False)
-    assert search.chosen([Record(tested, found[0].curve, RUN), *found[1:]]).keys() == {"hsic", "decov"}
-
-
-def test_each_method_is_tried_at_three_strengths_with_its_default_among_them():
-    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *NEIGHBOURS}
-    for method, strengths in grids.STRENGTHS.items():
-        runs = [RunConfig(methods=method, **strength) for strength in strengths]
-        assert len({run.key for run in runs}) == 3 and RunConfig(methods=method) in runs
-        assert grids.TUNED[method] in strengths
-
-
-def test_the_compared_runs_have_the_strengths_that_the_trials_chose():
-    chosen = search.chosen(ledger.records(ROOT / "results/neighbours"))
-    if missing := [method for method in grids.TUNED if method not in chosen]:
-        pytest.skip(f"trials are missing of {', '.join(missing)}")
-    assert chosen == grids.TUNED
-
-
-def test_a_neighbours_strength_is_named_where_weights_are_searched():
-    assert search.difference(RunConfig(methods="hsic", hsic_weight=0.003)) == "hsic_weight=0.003"
-
-
-def chapter_on_neighbours(results):
-    """What the chapter's cells that read records show; operations are not counted."""
-    cells = nbformat.read(ROOT / "notebooks/11-neighbours.ipynb", as_version=4).cells
-    places = [i for i, cell in enumerate(cells) if cell.source.startswith("import numpy")]
-    starts, ends = (
-        next(i for i, cell in enumerate(cells) if title in cell.source)
-        for title in ("## On equal terms", "## What this cannot say")
-    )
-    names, printed, shown = {"results": str(results), "price": None}, io.StringIO(), []
-    imports = [
-        node for node in ast.parse(cells[places[0]].source).body if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    exec(compile(ast.Module(imports, []), "chapter", "exec"), names)
-    for cell in cells[starts:ends]:
-        if cell.cell_type == "code" and "operations(run)" not in cell.source:
-            *body, last = ast.parse(cell.source).body
-            with contextlib.redirect_stdout(printed):
-                if isinstance(last, ast.Expr):
-                    exec(compile(ast.Module(body, []), "chapter", "exec"), names)
-                    shown.append(str(eval(compile(ast.Expression(last.value), "chapter", "eval"), names)))
-                else:
-                    exec(compile(ast.Module([*body, last], []), "chapter", "exec"), names)
-    return printed.getvalue(), shown
-
-
-def test_the_chapter_says_what_is_missing(tmp_path):
-    said, shown = chapter_on_neighbours(tmp_path)
-    assert "0 of 36 trials are there" in said and "too few pairs: 12" in said and "kd (0 of 3)" in said
-    assert "no method has a pair yet" in shown
-    assert "Not yet:" in said and "by chance alone" not in said
-
-
-def test_the_verdicts_of_the_chapter_follow_the_records(tmp_path, untuned):
-    errors = {"baseline": 80.0, "kernel": 79.0, "cutout": 81.0, "predsim": 78.0}
-    write(tmp_path / "neighbours", *compared(errors, shift=1.0), *compared({"hsic": 70.0}, [0, 1]))
-    for seed, error in enumerate((79.0, 83.0, 80.0)):  # now better than the baseline, now worse
-        write(tmp_path / "neighbours", *compared({"dropblock": error}, [seed]))
-    write(tmp_path / "neighbours", *trials({"hsic": (90.0, 95.0, 96.0), "decov": (90.0, 80.0, 95.0)}))
-    said, _ = chapter_on_neighbours(tmp_path)
-    better, worse, unsettled, few = (
-        set(re.findall(r"^  ([\w-]+) \(", part, re.MULTILINE))
-        for part in re.split(r"^(?:worse|not settled|too few pairs): \d+$", said, flags=re.MULTILINE)
-    )
-    assert (better, worse, unsettled) == ({"kernel", "predsim"}, {"cutout"}, {"dropblock"})
-    assert "hsic (2 of 3)" in said and len(few) == 8
-    assert "6 of 36 trials are there; all three of 2 of 12 methods" in said
-    assert "another one in: hsic" in said and "may lie beyond: hsic" in said
-    assert "predsim less kernel: -1.00 points, from -1.00 to -1.00: predsim is better" in said
-    assert "8 bounds were compared with zero" in said
-
-
 # --- the forms ------------------------------------------------------------------------------------------------------
 
 
@@ -497,7 +313,7 @@ def test_latex_has_equal_rows_and_escapes(tmp_path):
         assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(table.columns) - 1}
         assert not re.search(r"(?<!\\)[%#]|[±−≥<>](?!\$)", re.sub(r"\$[^$]*\$", "", table.latex()))
         assert table.latex().count("{") == table.latex().count("}")
-    assert tables._latex(r"50 % & a_b \ {#}") == r"50 \% \& a\_b \textbackslash{} \{\#\}"
+    assert writing._latex(r"50 % & a_b \ {#}") == r"50 \% \& a\_b \textbackslash{} \{\#\}"
 
 
 def test_csv_is_a_line_a_cell(tmp_path):
@@ -562,34 +378,3 @@ def test_ten_thousand_records_make_every_table_in_two_seconds(tmp_path):
 
 
 BUSY = 2  # where another process shares the core, the processor's own time nearly doubles
-
-
-# --- no number typed by hand ----------------------------------------------------------------------------------------
-
-# A share or a difference of errors in words around a number. Settings and results alike are looked up: {paper},
-# {setting}, or printed by a cell. A share that is part of a sentence's sense can be written out, "half of the labels".
-TYPED = re.compile(r"\d(?:[\d.,]*\d)?\s*(?:\\?%|per\s?cent|percentage points)|\d\.\d+\s*points")
-QUOTED = {"errata.ipynb": ["9.28%"]}  # the paper's own words, on the page about them; all others are looked up
-NOT_PROSE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-PROSE = (*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb")))
-
-
-def typed_percentages(path):
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = nbformat.reads(text, as_version=4).cells
-        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    return TYPED.findall(NOT_PROSE.sub("", text))
-
-
-@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
-def test_no_percentage_is_typed(path):
-    assert typed_percentages(path) == QUOTED.get(path.name, [])
-
-
-def test_typed_percentages_are_found(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(
-        "5 % and 3.5%, $7\\%$, 12 per cent, 0.96 points; not `5 %`, {paper}`table1/x` %, 3 points\n```\n9 %\n```"
-    )
-    assert typed_percentages(page) == ["5 %", "3.5%", "7\\%", "12 per cent", "0.96 points"]

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from imcl_core import RunConfig
-from imcl_core.study import claims
-from imcl_core.study.claims import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, Claim, judge
+from imcl_core.study.grids import SINGLES
 from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables import claims
+from imcl_core.study.tables.claims import Claim, judge
+from imcl_core.study.tables.judge import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, bounds, settle
+from imcl_core.study.tables.write import NAMES
 from imcl_core.training.record import Record, write_record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PLACE = ("cifar100", "vgg16")
 GAIN = Claim("", "out lowers the error", "", 1.0, ((1, (*PLACE, "baseline", 0.0)), (-1, (*PLACE, "out", 0.0))))
 RUN = {"device": "cpu", "seconds": 1.0, "evaluation_seconds": 0.1, "images_per_s": 1.0, "peak_memory_gb": 1.0}
@@ -47,11 +51,11 @@ def test_sizes_are_the_papers():
         rows = {(r["source"], r["dataset"], r["model"], r["method"]): float(r["value"]) for r in csv.DictReader(file)}
     by_statement = {claim.statement: claim for claim in claims.claims()}
     for source, dataset, model in {key[:3] for key in rows if key[0] in ("table1", "table2")}:
-        name = f"{claims.NAMES[model]} on {claims.NAMES[dataset]}"
+        name = f"{NAMES[model]} on {NAMES[dataset]}"
         value = {key[3]: number for key, number in rows.items() if key[:3] == (source, dataset, model)}
-        single = min(claims.SINGLES, key=value.get)
+        single = min(SINGLES, key=value.get)
         best = {"vgg16": "out+mid+pull-push", "resnet18": "mid+pull-push+kernel"}[model]
-        for methods in claims.SINGLES:
+        for methods in SINGLES:
             claim = by_statement[f"{methods} lowers the error, {name}"]
             assert claim.size == pytest.approx(value["baseline"] - value[methods])
             assert [cell for _, cell in claim.cells] == [(dataset, model, m, 0.0) for m in ("baseline", methods)]
@@ -80,15 +84,16 @@ def test_each_claim_is_there_once_and_is_one_of_a_positive_size():
 @pytest.mark.parametrize(
     ("degrees", "t"), [(1, 6.313752), (2, 2.919986), (3, 2.353363), (4, 2.131847), (9, 1.833113), (30, 1.697261)]
 )
-def test_students_t_is_that_of_the_books(degrees, t):
-    assert claims.student(t, degrees) == pytest.approx(0.95, abs=1e-6)
-    assert claims.quantile(degrees + 1) == pytest.approx(t, abs=1e-5)
-    assert claims.student(0.0, degrees) == 0.5
+def test_the_bounds_reach_as_far_as_students_t_of_the_books(degrees, t):
+    values = np.arange(degrees + 1.0)
+    lower, upper = bounds(list(values))
+    assert (lower + upper) / 2 == pytest.approx(values.mean())
+    assert (upper - lower) / 2 == pytest.approx(t * values.std(ddof=1) / math.sqrt(degrees + 1), rel=1e-6)
 
 
 def test_bounds_cover_the_truth_as_often_as_they_say():
     draws = np.random.default_rng(0).normal(2.0, 1.0, (4000, 4))
-    lower, upper = np.array([claims.bounds(list(values)) for values in draws]).T
+    lower, upper = np.array([bounds(list(values)) for values in draws]).T
     assert np.mean(lower > 2) == pytest.approx(0.05, abs=0.012)
     assert np.mean(upper < 2) == pytest.approx(0.05, abs=0.012)
 
@@ -101,7 +106,7 @@ def test_bounds_cover_the_truth_as_often_as_they_say():
     ],
 )  # fmt: skip
 def test_the_three_outcomes(lower, upper, outcome):
-    assert claims.settle(lower, upper, size=1.0) == outcome
+    assert settle(lower, upper, size=1.0) == outcome
 
 
 def test_a_verdict_by_hand(tmp_path):
@@ -160,7 +165,7 @@ def test_the_runs_that_would_settle_it_are_more_than_there_are_and_enough(tmp_pa
     found = verdict(tmp_path)
     assert (found.outcome, found.runs) == (TOO_LITTLE, 6)
     seeds, deviation = found.needed // 2, statistics.stdev(gains)
-    reach = [claims.quantile(n) * deviation / math.sqrt(n) for n in (seeds - 1, seeds)]
+    reach = [stats.t.ppf(0.95, n - 1) * deviation / math.sqrt(n) for n in (seeds - 1, seeds)]
     assert reach[0] > GAIN.size / 4 >= reach[1]
     assert 3 < seeds < 30
 

@@ -14,10 +14,8 @@ Half, because the paper's sizes are of single runs at their best epochs. Runs at
 on the `cpu` profile is shown beside it and decides nothing. With as many claims as these, a few will pass by chance.
 """
 
-import functools
-import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +23,20 @@ import pandas as pd
 
 from imcl_core.study.grids import BEST, COMBINATIONS, MODELS, SINGLES
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables import NAMES, Cell, Table, metric_of, paper_figures, signed
+from imcl_core.study.tables.judge import (
+    NOT_SUPPORTED,
+    SEEDS,
+    SUPPORTED,
+    TOO_LITTLE,
+    bounds,
+    last_errors,
+    seeds_needed,
+    settle,
+)
+from imcl_core.study.tables.paper import paper_figures
+from imcl_core.study.tables.write import NAMES, Cell, Table, signed
 from imcl_core.training.config import RunConfig
 
-SEEDS = 3  # fewer settle nothing
-CONFIDENCE = 0.95
-SUPPORTED, NOT_SUPPORTED, TOO_LITTLE = "supported", "not supported", "too little evidence"
 BEST_OF = dict(zip(MODELS, BEST, strict=True))  # what Sec. IV-B recommends for each network
 ALL_FOUR = COMBINATIONS[-1]
 _MEMORY = "memory/64x3x64x64/resnet101"
@@ -176,27 +182,13 @@ def judge(
     outcome = settle(lower, upper, claim.size)
     if outcome != TOO_LITTLE:
         return Verdict(outcome, **summary)
-    seeds_needed = _seeds_needed(statistics.stdev(values), claim.size / 4)
-    return _unsettled(by_seed, max(len(values) + 1, seeds_needed), **summary)
-
-
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """The one-sided bounds of the mean of at least two values: `CONFIDENCE` that it is above, or below."""
-    mean, reach = statistics.fmean(values), quantile(len(values)) * statistics.stdev(values) / len(values) ** 0.5
-    return mean - reach, mean + reach
-
-
-def settle(lower: float, upper: float, size: float) -> str:
-    """The outcome for a claim of a positive `size`."""
-    if upper < size / 2:
-        return NOT_SUPPORTED
-    return SUPPORTED if lower > 0 else TOO_LITTLE
+    needed = seeds_needed(statistics.stdev(values), claim.size / 4)
+    return _unsettled(by_seed, max(len(values) + 1, needed), **summary)
 
 
 def _errors(ledger: Ledger, cell: tuple[str, str, str, float], profile: str) -> dict[int, float]:
     dataset, model, methods, noise = cell
-    config = RunConfig(dataset=dataset, model=model, methods=methods, noise=noise, profile=profile)
-    return {run.seed: run.errors[metric_of(dataset)][0] for run in ledger.runs(config)}
+    return last_errors(RunConfig(dataset=dataset, model=model, methods=methods, noise=noise, profile=profile), ledger)
 
 
 def _unsettled(by_seed: list[dict[int, float]], seeds: int, **summary: Any) -> Verdict:
@@ -211,35 +203,6 @@ def _judge_memory(claim: MemoryClaim, memory: Mapping[str, int]) -> Verdict:
         return Verdict(TOO_LITTLE, runs=sum(counted), needed=2)
     ratio = memory[claim.methods] / memory["baseline"]
     return Verdict(SUPPORTED if abs(ratio - claim.size) <= claim.tolerance else NOT_SUPPORTED, mean=ratio)
-
-
-@functools.cache
-def quantile(n: int) -> float:
-    """Student's t at `CONFIDENCE` for a mean of n, by bisection."""
-    low, high = 0.0, 100.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student(middle, n - 1) < CONFIDENCE else (low, middle)
-    return low
-
-
-def student(t: float, degrees: int) -> float:
-    """Distribution function of Student's t for t ≥ 0 (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    angle, odd = math.atan(t / degrees**0.5), degrees % 2
-    term, total = math.cos(angle) if odd else 1.0, 0.0
-    for j in range(degrees // 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (2 * j + 1 + odd) / (2 * j + 2 + odd)
-    within = math.sin(angle) * total
-    return 0.5 + ((angle + within) / math.pi if odd else within / 2)
-
-
-def _seeds_needed(deviation: float, reach: float) -> int:
-    """The seeds that bring the bounds within `reach` of the mean; from 30 on, by the normal distribution."""
-    for n in range(SEEDS, 30):
-        if quantile(n) * deviation / n**0.5 <= reach:
-            return n
-    return math.ceil((statistics.NormalDist().inv_cdf(CONFIDENCE) * deviation / reach) ** 2)
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,35 @@
+"""The paper's tables with our figures beside them: records and `book/paper.csv` in; HTML, CSV, LaTeX and text out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imcl_core.errors import ImclError, check_choice
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.figure_2 import figure_2_table
+from imcl_core.study.tables.neighbours import neighbours_table
+from imcl_core.study.tables.paper import printed_table
+from imcl_core.study.tables.study import decisions_table, study_table
+from imcl_core.study.tables.write import Table
+
+TABLES: dict[str, Callable[[Ledger], Table]] = {
+    "table-1": printed_table("table-1", "table1"),
+    "table-2": printed_table("table-2", "table2"),
+    "table-3": printed_table("table-3", "table3"),
+    "figure-2": figure_2_table,
+    "study": study_table,
+    "decisions": decisions_table,
+    "neighbours": neighbours_table,
+}
+
+
+def table(name: str, ledger: Ledger) -> Table:
+    """A table of `TABLES` from the records of a ledger."""
+    check_choice("table", name, TABLES)
+    return TABLES[name](ledger)
+
+
+def open_ledger(folder: str | Path) -> Ledger:
+    """The ledger of a folder with records; `ImclError` where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise ImclError(f"There is no folder {folder} with records: name the one that your runs were merged into.")
+    return Ledger(folder)

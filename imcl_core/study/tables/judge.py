@@ -1,0 +1,85 @@
+"""The yardstick of every table: a cell's mean over seeds, differences seed by seed, and bounds of their mean.
+
+Runs of one seed share initial weights, order, augmentation and noise, so that two settings are compared seed by seed,
+at the last epoch. The mean of such differences lies between one-sided bounds of Student's t at `CONFIDENCE`, which is
+honest about how little a handful of seeds says of their own deviation.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from imcl_core.study.ledger import Ledger, Run
+from imcl_core.training.config import RunConfig
+
+SEEDS = 3  # fewer settle nothing
+CONFIDENCE = 0.95
+SUPPORTED, NOT_SUPPORTED, TOO_LITTLE = "supported", "not supported", "too little evidence"
+
+
+def metric_of(dataset: str) -> str:
+    """What the paper reports on a data set: top-5 errors on ImageNet32, top-1 errors elsewhere."""
+    return "top5_error" if dataset == "imagenet32" else "top1_error"
+
+
+def summarise(config: RunConfig, runs: Sequence[Run]) -> dict[str, Any]:
+    """What a cell rests on and shows: mean and deviation over seeds of its metric, %; None where there is none."""
+    metric = metric_of(config.dataset)
+    last, best = ([run.errors[metric][i] for run in runs] for i in (0, 1))
+    return {
+        "dataset": config.dataset, "model": config.model, "method": config.methods, "noise": config.noise,
+        "metric": metric, "profile": config.profile, "n": len(runs),
+        "last_mean": statistics.fmean(last) if last else None,
+        "last_deviation": statistics.stdev(last) if len(last) > 1 else None,
+        "best_mean": statistics.fmean(best) if best else None,
+        "hardware": "; ".join(sorted({run.device for run in runs})),
+        "records": " ".join(run.path.name for run in runs),
+    }  # fmt: skip
+
+
+def last_errors(config: RunConfig, ledger: Ledger) -> dict[int, float]:
+    """By seed: the last epoch's error of the runs of `config`, %."""
+    metric = metric_of(config.dataset)
+    return {run.seed: run.errors[metric][0] for run in ledger.runs(config)}
+
+
+def paired(config: RunConfig, against: RunConfig, ledger: Ledger) -> dict[int, float]:
+    """By seed: the last epoch's error of `config` less that of `against`, where both have a run of that seed."""
+    ours, theirs = last_errors(config, ledger), last_errors(against, ledger)
+    return {seed: error - theirs[seed] for seed, error in ours.items() if seed in theirs}
+
+
+def moments(differences: Iterable[float]) -> dict[str, float | None]:
+    """Mean and deviation of paired differences, as tables name them; None where there are too few."""
+    values = list(differences)
+    return {
+        "difference_mean": statistics.fmean(values) if values else None,
+        "difference_deviation": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """The one-sided bounds of the mean of at least two values: `CONFIDENCE` that it is above, or below."""
+    mean, n = statistics.fmean(values), len(values)
+    reach = float(stats.t.ppf(CONFIDENCE, n - 1)) * statistics.stdev(values) / n**0.5
+    return mean - reach, mean + reach
+
+
+def settle(lower: float, upper: float, size: float) -> str:
+    """The outcome for a claim of a positive `size`."""
+    if upper < size / 2:
+        return NOT_SUPPORTED
+    return SUPPORTED if lower > 0 else TOO_LITTLE
+
+
+def seeds_needed(deviation: float, reach: float) -> int:
+    """The seeds that bring the bounds within `reach` of the mean; from 30 on, by the normal distribution."""
+    n = np.arange(SEEDS, 30)
+    enough = stats.t.ppf(CONFIDENCE, n - 1) * deviation / n**0.5 <= reach
+    if enough.any():
+        return int(n[enough.argmax()])
+    return math.ceil((stats.norm.ppf(CONFIDENCE) * deviation / reach) ** 2)
