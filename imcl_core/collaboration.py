@@ -4,20 +4,22 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.sites import Sites
 from imcl_core.attach.trace import Layer
-from imcl_core.errors import ImclError, check_choice
-from imcl_core.local import behind, tapped
+from imcl_core.errors import ImclError, check_choice, needed
+from imcl_core.local import behind, tapped, uncompiled
 from imcl_core.measure.cost import count
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
 from imcl_core.tasks.images import Images
+
+if TYPE_CHECKING:
+    import pandas
 
 METHODS = tuple(term.name for term in PAPER)
 
@@ -226,13 +228,13 @@ class Collaboration(nn.Module):
         self.logits = losses.promote(predictions.detach()).mean(dim=0)
         return seen, predictions
 
-    @torch.compiler.disable
+    @uncompiled
     def _run_eagerly(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
         """`_run` uncompiled: the backward of a compiled layer is one piece, of which local gradients need a part."""
         with torch.compiler.set_stance("force_eager"):
             return self._run(images, active)
 
-    def cost(self, batch_size: int = 128) -> pd.DataFrame:
+    def cost(self, batch_size: int = 128) -> "pandas.DataFrame":
         """What the network costs, and what each term adds to it, counted without running it: a row each.
 
         Columns: parameters; multiply-adds of a forward pass of `batch_size` images (backward takes about twice as
@@ -253,7 +255,8 @@ class Collaboration(nn.Module):
             raise ImclError(
                 f"A step of {batch_size} images cannot be counted ({error}): name a larger batch_size."
             ) from error
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
+        table = needed("pandas", "pandas", "study").DataFrame
+        return table.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
 
 
 class _Whole:

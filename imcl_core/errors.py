@@ -1,7 +1,9 @@
-"""The one exception of this package, and the hint that goes with a mistyped name."""
+"""The one exception of this package, and the sentences for a mistyped name and a missing package."""
 
+import importlib
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import ModuleType
 
 
 class ImclError(Exception):
@@ -19,3 +21,15 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if name not in choices:
         raise ImclError(f"Unknown {what} {name!r}.{nearest(name, choices)} Known: {', '.join(choices)}.")
+
+
+def needed(module: str, package: str, extra: str) -> ModuleType:
+    """A module that only the extra `extra` of this package asks for; `ImclError` where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise ImclError(
+            f"This needs {package}: install it (pip install {package}), or this package with its extra {extra!r}."
+        ) from None

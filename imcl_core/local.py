@@ -6,9 +6,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError
+
+# Decorates what `torch.compile` is to leave alone: `torch.compiler.disable`, which costs a second of every import, at
+# the first call.
+uncompiled = _disable_dynamo
 
 _ONCE = "The loss of a Collaboration can be differentiated once: call it again for a new loss."
 

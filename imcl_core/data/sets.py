@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imcl_core.data.download import Arrays, prepare
-from imcl_core.errors import ImclError, check_choice
+from imcl_core.errors import ImclError, check_choice, needed
 from imcl_core.files import move_aside
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10", "imagenet32")
@@ -156,11 +156,7 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _digits() -> Arrays:
     """scikit-learn's handwritten digits, 8 x 8 of 0 to 16, as 32 x 32 x 3; a fifth are the test split."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImclError("The digits come with scikit-learn: run `pip install scikit-learn`.") from error
-    source = load_digits()
+    source = needed("sklearn.datasets", "scikit-learn", "digits").load_digits()
     images = torch.from_numpy(source.images).float()[:, None]
     # Resized in the original integers: bilinear weights in eighths make exact sums of them on any machine.
     images = F.interpolate(images, size=(32, 32), mode="bilinear") * 255 / 16

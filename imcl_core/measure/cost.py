@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count(run: Callable[[Callable[..., Tensor]], object], module: nn.Module) -> tuple[int, int]:
@@ -14,6 +12,9 @@ def count(run: Callable[[Callable[..., Tensor]], object], module: nn.Module) -> 
     `run` is given a maker of its inputs, ``make(*shape)``, and uses `module`, whose parameters are kept in any case and
     do not count; nor do the inputs. Nothing is computed, and no buffer of the module changes.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # here, since these take half a second to import
+    from torch.utils.flop_counter import FlopCounterMode
+
     parameter = next(module.parameters())
     known = {p.untyped_storage()._cdata for p in module.parameters()}
     saved: dict[int, Tensor] = {}

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
+from imcl_core.local import uncompiled
 from imcl_core.methods.term import OnLayers, Step, Term
 from imcl_core.networks.classifier import LocalClassifier
 from imcl_core.settings import setting
@@ -33,7 +33,7 @@ class DeepSupervision(Term):
     def read(self, place: Layer, maps: Tensor) -> Tensor:
         return self.heads[place.name](maps)
 
-    @torch.compiler.disable  # `progress` is a number that changes
+    @uncompiled  # `progress` is a number that changes
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         weight = self.settings.deep_weight * (1 - step.progress if self.settings.deep_decay else 1)
         return {self.named(p): weight * losses.hard_loss(seen[p.name], step.labels) for p in self.reads}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
+from imcl_core.local import uncompiled
 from imcl_core.methods.term import OnLayers, Step, Term
 from imcl_core.settings import setting
 
@@ -31,7 +32,7 @@ class Hsic(Term):
     def read(self, place: Layer, maps: Tensor) -> Tensor:
         return normalised_kernel(maps, self.settings.hsic_sigma)
 
-    @torch.compiler.disable
+    @uncompiled
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s, one_hot = self.settings, self.task.one_hot(step.labels, step.logits)
         x, y = (normalised_kernel(values, s.hsic_sigma) for values in (step.images, one_hot))
