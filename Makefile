@@ -60,7 +60,7 @@ test: setup ## prove it right: style, tests, notebooks, the book without a warni
 	@$(MAKE) --no-print-directory site
 
 colab: setup ## run every notebook as Colab would, with its packages (ONLY="[results] or [run]": those)
-	IMCL_COLAB=$(COLAB_PYTHON) $(PY) -m pytest -n $(JOBS) tests/test_colab.py -k "$(or $(ONLY),on_colab or what_is_missing)"
+	IMCL_COLAB=$(COLAB_PYTHON) $(PY) -m pytest -n $(JOBS) tests/book/test_colab.py -k "$(or $(ONLY),on_colab or what_is_missing)"
 
 serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }

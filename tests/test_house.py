@@ -124,11 +124,18 @@ def code_names() -> list[str]:
     return sorted({name for row in rows for name in re.findall(r"(?<!\})`([\w.]+)`", row.rsplit("|", 2)[1])})
 
 
+def module(name: str):
+    """A module of the core by its last name, whatever room it is in."""
+    files = [*(ROOT / "imcl_core").rglob(f"{name}.py"), *(ROOT / "imcl_core").rglob(f"{name}/__init__.py")]
+    (path,) = (file.relative_to(ROOT).with_suffix("") for file in files)
+    return importlib.import_module(".".join(path.parts).removesuffix(".__init__"))
+
+
 def resolve(name: str):
     """The thing that `module.name` or `Class.name` stands for."""
     first, *rest = name.split(".")
     start = {"Collaboration": Collaboration(torch.nn.Flatten()), "RunConfig": RunConfig}
-    thing = start.get(first) or importlib.import_module(f"imcl_core.{first}")
+    thing = start.get(first) or module(first)
     for part in rest:
         thing = getattr(thing, part)
     return thing

@@ -10,7 +10,7 @@ from imcl_core import cli
 from imcl_core.errors import ImclError
 from imcl_core.study import ledger
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN = ROOT / "notebooks" / "run.ipynb"
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from imcl_book import figures, notebooks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPER = "../book/paper.csv"
 KNOWN_SLIPS = {
     "wide-helps", "imagenet-resnet18-single", "cifar10-single", "cifar10-over-single", "eq1-index", "eq2-temperature",

@@ -20,7 +20,7 @@ from imcl_book.sphinx.pages import PDF_LINK
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from pypdf import PdfReader
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VIEWS = {"phone": (390, 844, "dark"), "desk": (1300, 800, "light")}
 AT_ONCE = 3  # pages open at the same time
 HEAVIEST = 1_000_000  # bytes of a page and its own pictures

@@ -24,7 +24,7 @@ from imcl_core.files import locked
 from imcl_core.measure import memory
 from imcl_core.study import plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 LIST = ROOT / "book" / "colab-preinstalled.txt"
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
@@ -256,7 +256,7 @@ def find_python(wanted: str) -> str:
 
 def packages(python: Path) -> Path:
     """The folder that a virtual environment's packages lie in."""
-    return next(python.parents[1].glob("lib/python*/site-packages"))
+    return next(python.parents[2].glob("lib/python*/site-packages"))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from imcl_core import Collaboration, DenseSettings, RunConfig, Tree, cli, losses
 from imcl_core.networks import ConvUnit, build
 from imcl_core.networks.classifier import LocalClassifier, hierarchical_dropout, make_classifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 

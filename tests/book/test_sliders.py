@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from imcl_core.errors import ImclError
 
-CSS = Path(__file__).parents[1] / "book" / "_static" / "custom.css"
+CSS = Path(__file__).parents[2] / "book" / "_static" / "custom.css"
 THEMES = {"light": ("#fff", "#222"), "dark": ("#121212", "#ddd")}
 THEME = (  # what the book's theme does to outputs
     "[hidden] { display: none !important } "

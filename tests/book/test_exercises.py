@@ -21,7 +21,7 @@ from imcl_book.exercises import check
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CHAPTERS = [
     *sorted(NOTEBOOKS.glob("[1-9]*.ipynb")),
     *(NOTEBOOKS / f"{name}.ipynb" for name in ("results", "errata", "plan")),

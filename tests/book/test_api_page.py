@@ -14,7 +14,7 @@ from imcl_book.sphinx import reference
 import imcl_core
 from imcl_core import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book/api.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^\.\. auto(?:class|function|exception):: imcl_core\.([\w.]+)", PAGE, re.MULTILINE)
 MODULES = dict(re.findall(r"^\.\. automodule:: imcl_core\.(\w+)\n   :members:(.*)$", PAGE, re.MULTILINE))
