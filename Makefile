@@ -5,6 +5,7 @@ PORT ?= 8000
 COLAB_PYTHON ?= newest
 
 PY := .venv/bin/python
+BOOK := .venv/bin/imcl-book
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 PAGES := _config.yml _toc.yml index.md $(shell find book -type f -not -name '*.pyc' 2>/dev/null)
 SITE := _build/html
@@ -29,7 +30,7 @@ setup: .venv/.installed ## make .venv with the tested versions and this package
 	  echo "No virtual environment could be made: install Python's venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@echo "Installing the tested versions into .venv: a few minutes the first time."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 others: .venv/.others ## also install Ray, timm, Lightning and Accelerate, which some tests need
@@ -39,7 +40,7 @@ others: .venv/.others ## also install Ray, timm, Lightning and Accelerate, which
 	@touch $@
 
 book: setup ## run the chapters and build the book from what they computed
-	@$(PY) -m imcl_book.notebooks execute --jobs $(JOBS) --cache .cache/notebooks.json --record book/executions.json $(NOTEBOOKS)
+	@$(BOOK) execute --jobs $(JOBS) --cache .cache/notebooks.json --record book/executions.json $(NOTEBOOKS)
 	@$(MAKE) --no-print-directory site
 
 site: setup ## build the book from the notebooks as they are
@@ -47,7 +48,7 @@ site: setup ## build the book from the notebooks as they are
 	@$(PY) -c 'import pathlib; print("The book:", pathlib.Path("$(SITE)/index.html").resolve().as_uri())'
 
 $(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(shell find imcl_core -name '*.py')
-	@$(PY) -m imcl_book.notebooks check $(NOTEBOOKS)
+	@$(BOOK) check $(NOTEBOOKS)
 	@rm -rf _build
 	.venv/bin/jupyter-book build . -W -n --keep-going --all
 	@touch $@
@@ -64,10 +65,10 @@ colab: setup ## run every notebook as Colab would, with its packages (ONLY="[res
 
 serve: ## serve the built book on this machine and open it (PORT=8000)
 	@test -e $(SITE)/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
-	@$(PY) -m imcl_book.site serve $(SITE) --port $(PORT)
+	@$(BOOK) serve $(SITE) --port $(PORT)
 
 pdf: site ## print the book to one PDF, linked on its first page (needs Chromium)
-	@$(PY) -m imcl_book.site pdf $(SITE)
+	@$(BOOK) pdf $(SITE)
 
 clean: ## remove what was made, but for .venv
 	rm -rf _build .cache .pytest_cache .ruff_cache .hypothesis

@@ -31,6 +31,14 @@ def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> Non
             partial.unlink(missing_ok=True)
 
 
+def write_if_changed(path: Path, text: str) -> bool:
+    """Writes a text file whole, unless it holds this text already; whether it was written."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_whole(path, text.encode())
+    return True
+
+
 def move_aside(path: Path) -> Path:
     """Renames a damaged file to a free name, `<name>.corrupt`, `<name>.corrupt.1`, …; returns the new path."""
     aside, number = path.with_name(f"{path.name}.corrupt"), 0

@@ -5,22 +5,19 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
-import json
 import re
 import subprocess
 import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from imcl_book import notebooks
+from imcl_book import cli as book
 
 from imcl_core import Collaboration, DenseSettings, MethodSettings, RunConfig
 from imcl_core.errors import ImclError
-from imcl_core.training.run import choose_device, device_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "index.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -83,12 +80,12 @@ def test_what_is_not_needed_is_pinned_apart():
     assert all(numbers(pinned[name]) >= numbers(low[name]) for name in low)
 
 
-def test_each_third_party_import_of_the_package_is_declared():
-    modules = {"PIL": "pillow", "sklearn": "scikit-learn", "jupyter_client": "jupyter-client"}
+def test_each_third_party_import_of_the_packages_is_declared():
+    modules = {"PIL": "pillow", "sklearn": "scikit-learn", "docutils": "sphinx"}
     imported = set()
-    for file in (ROOT / "imcl_core").rglob("*.py"):
+    for file in [*(ROOT / "imcl_core").rglob("*.py"), *(ROOT / "book" / "imcl_book").rglob("*.py")]:
         imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))
-    third_party = imported - set(sys.stdlib_module_names) - {"imcl_core"}
+    third_party = imported - set(sys.stdlib_module_names) - {"imcl_core", "imcl_book"}
     assert {modules.get(name, name) for name in third_party} <= bounds().keys()
 
 
@@ -98,6 +95,9 @@ def test_readme_is_short_and_its_commands_exist():
     targets = re.findall(r"^(\w+):.*## ", text("Makefile"), re.MULTILINE)
     assert commands == ["book", "test"]
     assert set(commands) <= set(targets)
+    for name in re.findall(r"\$\(BOOK\) (\w+)", text("Makefile")):
+        with pytest.raises(SystemExit, match="0"):
+            book.main([name, "--help"])
     assert re.search(r"^exec make test$", text(".ci/run"), re.MULTILINE)
 
 
@@ -218,21 +218,5 @@ def test_no_tracked_file_holds_a_path_of_a_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = re.compile(rf"{re.escape(str(ROOT))}/|(?<![\w.])/(?:home|Users|root|work)/\w")
     for name in filter(None, listed.split("\0")):
-        if name != "tests/test_notebooks.py":
+        if name != "tests/book/test_checks.py":
             assert not paths.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")), name
-
-
-def test_a_run_is_recorded_with_what_the_book_says_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr(notebooks, "_timed", lambda path: (12.4, "broken" if path.stem == "b" else ""))
-    chapter = (ROOT / "notebooks" / "1-collaborative-learning.ipynb").read_text(encoding="utf-8")
-    for name in "ab":
-        (tmp_path / f"{name}.ipynb").write_text(chapter, encoding="utf-8")
-    record = tmp_path / "executions.json"
-    assert notebooks.main(["execute", "--record", str(record), *map(str, sorted(tmp_path.glob("*.ipynb")))]) == 1
-    ((path, run),) = json.loads(record.read_text()).items()
-    assert path == (tmp_path / "a.ipynb").as_posix()
-    assert (run["seconds"], run["hardware"]) == (12, device_name(choose_device()))
-    assert run["code"] == notebooks.code_digest(tmp_path / "a.ipynb")
-    (tmp_path / "a.ipynb").write_text(chapter.replace("seed = 0", "seed = 1"), encoding="utf-8")
-    assert run["code"] != notebooks.code_digest(tmp_path / "a.ipynb")

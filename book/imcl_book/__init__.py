@@ -1,0 +1,1 @@
+"""What makes the book: notebooks executed and checked, figures, exercises, sliders, Sphinx, the site."""

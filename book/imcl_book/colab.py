@@ -15,6 +15,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+LIST = Path(__file__).parents[1] / "colab-preinstalled.txt"
+EXTRAS = ("digits", "study")  # of pyproject.toml: what the chapters need beside what the package does
 TAGS = ["colab", "remove-cell"]  # of the cell: told by the first; the second keeps it out of the book's pages
 _CELL = """\
 # On Colab this fetches the book and what Colab lacks. Where imcl_core is installed, it does nothing.
@@ -27,13 +29,13 @@ from pathlib import Path
 if importlib.util.find_spec("imcl_core") is None:
     address = "ADDRESS"
     book = Path(os.environ.get("IMCL_SOURCE", "..")).resolve()
-    if not (book / "imcl_core").is_dir():
+    if not (book / "book" / "imcl_book").is_dir():
         book = Path("imcl-book").resolve()
     if not book.is_dir() and not address:
         raise RuntimeError("This book has no public address yet: let IMCL_SOURCE name a folder with a copy of it.")
     if not book.is_dir():
         subprocess.run(["git", "clone", "--quiet", "--depth=1", "--branch=BRANCH", address, str(book)], check=True)
-    runpy.run_path(str(book / "imcl_core" / "colab.py"))["prepare"](book)"""
+    runpy.run_path(str(book / "book" / "imcl_book" / "colab.py"))["prepare"](book)"""
 
 
 def cell(config: Path) -> str:
@@ -52,9 +54,11 @@ def prepare(book: Path) -> None:
     session has too old a version of something, or no PyTorch.
     """
     project = tomllib.loads((book / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    install_missing(project["dependencies"])
-    sys.path.insert(0, str(book))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(book), os.environ.get("PYTHONPATH")]))
+    extras = project["optional-dependencies"]
+    install_missing([*project["dependencies"], *(need for name in EXTRAS for need in extras[name])])
+    folders = [str(book), str(book / "book")]  # of imcl_core and of imcl_book
+    sys.path[:0] = folders
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))
     os.chdir(book / "notebooks")
     import torch
 
@@ -121,10 +125,3 @@ def preinstalled(listed: str, freeze: str) -> str:
         if not pinned or name in versions:
             lines.append(f"{name}=={versions[name]}.*" if pinned else line)
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":  # python -m imcl_book.colab < pip-freeze.txt
-    from imcl_core.files import write_whole
-
-    LIST = Path(__file__).parents[1] / "colab-preinstalled.txt"
-    write_whole(LIST, preinstalled(LIST.read_text(encoding="utf-8"), sys.stdin.read()).encode())

@@ -1,12 +1,7 @@
-"""The built book on this machine: served as a host would, and printed to one PDF.
+"""The built book on this machine: served as a host would, and printed to one PDF."""
 
-`python -m imcl_book.site serve|pdf FOLDER` is what the Makefile calls.
-"""
-
-import argparse
 import io
 import shutil
-import sys
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,25 +139,3 @@ def _joined(printed: dict[str, tuple[str, bytes]], address: str) -> PdfWriter:
                 start = writer.pages[starts[target]].indirect_reference
                 link[NameObject("/Dest")] = ArrayObject([start, NameObject("/Fit")])
     return writer
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """0 if all is well, 2 with one sentence on the error stream if not."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("serve", "pdf"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=8000, help="for serve (default 8000)")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "serve":
-            serve(options.folder, options.port)
-        else:
-            print(f"The book on paper: {print_book(options.folder).resolve().as_uri()}")
-    except ImclError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,18 +16,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from imcl_book import colab, notebooks
+from imcl_book import checks, cli, colab, execute, stamps
+from imcl_book.first_cell import for_colab
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from imcl_core import RunConfig
 from imcl_core.files import locked
 from imcl_core.measure import memory
 from imcl_core.study import plan
+from imcl_core.study.notebook import dumps, normalise, read
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 LIST = ROOT / "book" / "colab-preinstalled.txt"
-DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DEPENDENCIES = [*PROJECT["dependencies"], *(d for name in colab.EXTRAS for d in PROJECT["optional-dependencies"][name])]
 BOUNDS = dict(requirement.split(">=") for requirement in DEPENDENCIES)
 COLAB = {name: f"{low}.0" for name, low in BOUNDS.items()} | {"torch": f"{BOUNDS['torch']}.0+cu128"}
 PIP = """import pathlib, sys
@@ -39,6 +42,8 @@ TORCH = """class cuda:
     get_device_name = staticmethod(lambda: {gpu!r})
 """
 AFTER = 'import os, sys; print("AFTER", os.getcwd(), os.environ.get("IMCL_PROFILE"), "imcl_core" in sys.modules)'
+FOUND = """from importlib.util import find_spec
+print(*(find_spec(name).submodule_search_locations[0] for name in ("imcl_core", "imcl_book")), flush=True)"""
 
 
 def session(folder: Path, installed: dict[str, str], gpu: str | None = None) -> dict[str, str]:
@@ -143,6 +148,18 @@ def test_in_a_clone_whose_package_is_not_installed_the_clone_is_used(tmp_path, c
     assert f"AFTER {book / 'notebooks'} smoke" in done.stdout
 
 
+def test_both_packages_can_be_imported_here_and_in_processes_begun_here(tmp_path, cell):
+    book = copy(tmp_path / "book")
+    for folder in (book / "imcl_core", book / "book" / "imcl_book"):
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").touch()
+    begun = f"import subprocess, sys\nsubprocess.run([sys.executable, '-S', '-c', {FOUND!r}], check=True)"
+    env = session(tmp_path / "site", COLAB) | {"IMCL_SOURCE": str(book)}
+    done = run(f"{cell}\n{FOUND}\n{begun}", tmp_path / "here", env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{book / 'imcl_core'} {book / 'book' / 'imcl_book'}\n") == 2
+
+
 def test_without_an_address_it_says_what_to_do(tmp_path, cell):
     done = run(cell, tmp_path / "here", session(tmp_path / "site", COLAB))
     assert done.stderr.splitlines()[-1] == (
@@ -160,27 +177,27 @@ def test_the_address_is_that_of_the_books_configuration():
 def chapter(path: Path) -> Path:
     parameters = new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
     body = [new_markdown_cell("text"), parameters, new_code_cell("print(seed)  # imcl_core")]
-    path.write_text(notebooks.dumps(new_notebook(cells=[new_markdown_cell("# Title"), *body])), encoding="utf-8")
+    path.write_text(dumps(new_notebook(cells=[new_markdown_cell("# Title"), *body])), encoding="utf-8")
     return path
 
 
 def test_the_command_puts_the_cell_in_once_and_running_it_changes_nothing(tmp_path):
     path, out = chapter(tmp_path / "chapter.ipynb"), tmp_path / "out.ipynb"
-    notebooks.execute(path)
-    digest = notebooks.code_digest(path)
-    assert ["must begin with the cell for Colab" in finding for finding in notebooks.check([path])] == [True]
-    assert notebooks.main(["colab", str(path)]) == 0
+    execute.execute(path)
+    digest = stamps.code_digest(path)
+    assert ["must begin with the cell for Colab" in finding for finding in checks.check([path])] == [True]
+    assert cli.main(["colab", str(path)]) == 0
     written = path.read_bytes()
-    title, first, *_ = notebooks.read(path).cells
+    title, first, *_ = read(path).cells
     assert (title.source, first.source) == ("# Title", colab.cell(ROOT / "_config.yml"))
     assert "remove-cell" in first.metadata.tags
-    assert notebooks.check([path]) == []
-    assert notebooks.code_digest(path) == digest  # what is on record of its last execution holds
-    assert not notebooks.execute(path)
-    notebooks.main(["colab", str(path)])
+    assert checks.check([path]) == []
+    assert stamps.code_digest(path) == digest  # what is on record of its last execution holds
+    assert not execute.execute(path)
+    cli.main(["colab", str(path)])
     assert path.read_bytes() == written
-    notebooks.execute(path, out, {"seed": 3})  # parameters are injected below the cell
-    assert notebooks.read(out).cells[-1].outputs[0].text == "3\n"
+    execute.execute(path, out, {"seed": 3})  # parameters are injected below the cell
+    assert read(out).cells[-1].outputs[0].text == "3\n"
 
 
 @pytest.mark.parametrize(
@@ -194,18 +211,18 @@ def test_the_command_puts_the_cell_in_once_and_running_it_changes_nothing(tmp_pa
     ids=["another", "too late", "twice", "run on Colab"],
 )
 def test_the_gate_refuses_any_other_first_cell_and_the_command_mends_it(tmp_path, spoil):
-    notebook = notebooks.for_colab(notebooks.read(chapter(tmp_path / "chapter.ipynb")))
+    notebook = for_colab(read(chapter(tmp_path / "chapter.ipynb")))
     for cell in notebook.cells[2:]:
         cell.update({"execution_count": 1} if cell.cell_type == "code" else {})
     path = tmp_path / "chapter.ipynb"
-    path.write_text(notebooks.dumps(notebooks.normalise(notebook)), encoding="utf-8")
-    assert notebooks.check([path]) == []
+    path.write_text(dumps(normalise(notebook)), encoding="utf-8")
+    assert checks.check([path]) == []
     right = path.read_bytes()
     spoil(notebook.cells)
-    path.write_text(notebooks.dumps(notebooks.normalise(notebook)), encoding="utf-8")
-    (finding,) = notebooks.check([path])
-    assert "must begin with the cell for Colab: run `python -m imcl_book.notebooks colab" in finding
-    notebooks.main(["colab", str(path)])
+    path.write_text(dumps(normalise(notebook)), encoding="utf-8")
+    (finding,) = checks.check([path])
+    assert "must begin with the cell for Colab: run `.venv/bin/imcl-book colab" in finding
+    cli.main(["colab", str(path)])
     assert path.read_bytes() == right
 
 
@@ -300,8 +317,8 @@ def kernel(preinstalled, tmp_path, monkeypatch) -> Path:
 def test_every_notebook_runs_as_on_colab(path, kernel, tmp_path):
     here, out = tmp_path / "content", tmp_path / "out.ipynb"
     here.mkdir()
-    notebooks.execute(path, out, cwd=here)
-    first = next(cell for cell in notebooks.read(out).cells if cell.cell_type == "code")
+    execute.execute(path, out, cwd=here)
+    first = next(cell for cell in read(out).cells if cell.cell_type == "code")
     version = subprocess.run([kernel, "-V"], capture_output=True, text=True).stdout.strip()
     assert first.outputs[0].text.startswith(f"{version}, torch ")
     assert not {"torch", "torchvision", "numpy"} & {file.name for file in packages(kernel).iterdir()}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from imcl_book import figures, notebooks
+from imcl_book import figures
+
+from imcl_core.study.notebook import read
 
 ROOT = Path(__file__).parents[2]
 PAPER = "../book/paper.csv"
@@ -20,7 +22,7 @@ def run(paper_csv):
     names = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT / "notebooks")
-        for cell in notebooks.read("errata.ipynb").cells:
+        for cell in read("errata.ipynb").cells:
             if cell.cell_type == "code":
                 exec(cell.source, names)
                 if "parameters" in cell.metadata.get("tags", []):

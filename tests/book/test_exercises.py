@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imcl_book import notebooks
 from imcl_book.exercises import check
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from imcl_core.study.notebook import read
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CHAPTERS = [
@@ -113,7 +114,7 @@ def faults(number: int, kind: str, blank: NotebookNode, solution: NotebookNode) 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_has_exercises_of_every_kind_with_hidden_solutions_that_passed(path):
-    assert findings(notebooks.read(path)) == []
+    assert findings(read(path)) == []
 
 
 def needed(code: list[NotebookNode], last: int) -> set[int]:
@@ -186,7 +187,7 @@ def live_findings(notebook: NotebookNode) -> list[str]:
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_blanks_fail_solutions_pass_and_nothing_worthless_does(path, monkeypatch):
     monkeypatch.chdir(NOTEBOOKS)
-    assert live_findings(notebooks.read(path)) == []
+    assert live_findings(read(path)) == []
 
 
 QUESTION = """answer = ...  # "rises" or "falls"

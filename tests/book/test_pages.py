@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import torch
 import yaml
+from imcl_book import cli as book
 
 from imcl_core import Collaboration, DenseSettings, RunConfig, Tree, cli, losses
 from imcl_core.networks import ConvUnit, build
@@ -268,6 +269,13 @@ def test_the_changelog_keeps_its_form():
             cli.main([command, "--help"])
 
 
+def commands_of_the_book(name: str) -> bool:
+    """Whether `imcl-book` has this command."""
+    with pytest.raises(SystemExit) as end:
+        book.main([name, "--help"])
+    return end.value.code == 0
+
+
 def hooks() -> dict[str, dict]:
     repositories = yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]
     assert [repository["repo"] for repository in repositories] == ["local"]
@@ -278,8 +286,8 @@ def test_hooks_use_the_tested_versions_or_pin_their_own():
     assert {"ruff-check", "ruff-format", "notebooks", "end-of-file", "big-files"} <= hooks().keys()
     for hook in hooks().values():
         if hook["language"] == "system":
-            module = re.match(r"\.venv/bin/python -m ([\w.]+)", hook["entry"]).group(1)
-            assert importlib.util.find_spec(module), module
+            module, command = re.match(r"\.venv/bin/(?:python -m (\w+)|imcl-book (\w+))", hook["entry"]).groups()
+            assert importlib.util.find_spec(module) if module else commands_of_the_book(command), hook["entry"]
         else:
             assert all("==" in pinned for pinned in hook["additional_dependencies"])
 
@@ -313,6 +321,7 @@ def test_workflows_call_make_targets_that_exist_and_no_more_rights_than_they_nee
         assert set(re.findall(r"\bmake (\w+)", line)) <= set(targets), line
         for module in re.findall(r"python -m ([\w.]+)", line):
             assert importlib.util.find_spec(module), line
+        assert all(map(commands_of_the_book, re.findall(r"\bimcl-book (\w+)", line))), line
     assert workflow(file)["permissions"] == {"contents": "read"}
     assert all(job["timeout-minutes"] <= 60 for job in workflow(file)["jobs"].values())
     actions = [step["uses"] for job in workflow(file)["jobs"].values() for step in job["steps"] if "uses" in step]

@@ -14,9 +14,9 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.base import AXE_SCRIPT
-from imcl_book import site
-from imcl_book.notebooks import code_digest
+from imcl_book import cli, site
 from imcl_book.sphinx.pages import PDF_LINK
+from imcl_book.stamps import code_digest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from pypdf import PdfReader
 
@@ -372,11 +372,11 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
 
 def test_without_chromium_the_pdf_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert site.main(["pdf", str(tmp_path)]) == 2
+    assert cli.main(["pdf", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"{site.NO_BROWSER}\n"
 
 
 def test_a_port_in_use_is_named(tmp_path, capsys):
     with site.serving(tmp_path) as address:
-        assert site.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
+        assert cli.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
     assert "PORT=8001" in capsys.readouterr().err

@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from imcl_book import notebooks
+from imcl_book import execute
 
 from imcl_core import ImclError, MethodSettings, NeighbourSettings, PopulationSettings, RunConfig, train
 from imcl_core.cli import main
 from imcl_core.study import batch, executed, ledger
 from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
+from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.training.record import read_record
 from imcl_core.training.run import choose_device
@@ -182,16 +183,16 @@ def test_a_run_as_a_notebook_is_the_notebook_run_by_hand(tmp_path, monkeypatch):
     (tmp_path / "by-hand").mkdir()
     values = executed.parameters(good) | {"out": "."}
     monkeypatch.setenv("PYTHONPATH", str(executed.NOTEBOOK.parents[1]))
-    notebooks.execute(executed.NOTEBOOK, tmp_path / "by-hand.ipynb", values, cwd=tmp_path / "by-hand")
+    execute.execute(executed.NOTEBOOK, tmp_path / "by-hand.ipynb", values, cwd=tmp_path / "by-hand")
     assert (tmp_path / f"{good.name}.ipynb").read_text() == (tmp_path / "by-hand.ipynb").read_text()
     assert curves(tmp_path)[good.name] == curves(tmp_path / "by-hand")[good.name]
 
 
 def test_exit_in_a_cell_is_a_failure(tmp_path, monkeypatch):
-    notebook = notebooks.read(executed.NOTEBOOK)
+    notebook = read(executed.NOTEBOOK)
     for cell in notebook.cells:
         cell.source = cell.source.replace("record = train(", "import sys\nsys.exit(0)\nrecord = train(")
-    (tmp_path / "run.ipynb").write_text(notebooks.dumps(notebook))
+    (tmp_path / "run.ipynb").write_text(dumps(notebook))
     monkeypatch.setattr(executed, "NOTEBOOK", tmp_path / "run.ipynb")
     for name in ("PYTHONPATH", "OMP_NUM_THREADS", "MPLBACKEND", "PYDEVD_DISABLE_FILE_VALIDATION"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # what the notebook's process sets is taken back

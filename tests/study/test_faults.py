@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from imcl_book import notebooks
+from imcl_book import checks
 from pandas.testing import assert_frame_equal
 
 from imcl_core import ImclError, RunConfig, files
@@ -92,7 +92,7 @@ def test_a_killed_kernel_is_started_anew_and_the_run_resumes(undisturbed, tmp_pa
     assert outcome.result().done == [config.name for config in CONFIGS]
     assert_equal(tmp_path, undisturbed)
     for config in CONFIGS:
-        assert notebooks.check([tmp_path / f"{config.name}.ipynb"]) == []
+        assert checks.check([tmp_path / f"{config.name}.ipynb"]) == []
 
 
 def test_a_killed_slot_is_replaced_and_the_run_resumes(undisturbed, tmp_path):

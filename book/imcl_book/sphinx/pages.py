@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from docutils import nodes
-from imcl_book.notebooks import code_digest
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -26,6 +25,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from imcl_book.stamps import code_digest
 from imcl_core.errors import ImclError, nearest
 from imcl_core.tasks.pixels import DenseSettings
 from imcl_core.training.config import RunConfig

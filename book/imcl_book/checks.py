@@ -1,0 +1,98 @@
+"""What must not go into the book, told before it is built: a sentence for each fault of a notebook."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from imcl_book.first_cell import for_colab
+from imcl_core.errors import ImclError
+from imcl_core.study.notebook import code_cells, dumps, normalise, read, tags
+
+FAILED = "papermill-error-cell-tag"
+LARGEST_OUTPUT = 1_000_000  # bytes of one cell's outputs
+
+_FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+_TITLE = re.compile(r"^#\s+\S", re.MULTILINE)
+_MYST = re.compile(r"^\s*(```+\{|~~~+\{|:::+)|\{[a-z][\w:-]*\}`", re.MULTILINE)
+_LOCAL_PATH = re.compile(
+    r"(?<![\w.:/])/(?:home|Users|root|tmp|var|opt|mnt|srv|private|work|content)/[\w.@-]+|[A-Z]:\\Users\\"
+)
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
+
+
+def check(paths: Iterable[Path | str]) -> list[str]:
+    """What must be mended before these notebooks go into the book: a sentence a finding, or nothing."""
+    findings = []
+    for path in paths:
+        try:
+            notebook = read(path)
+        except ImclError as error:
+            findings.append(str(error))
+            continue
+        found = [*_check_run(notebook), *_check_outputs(notebook), *_check_text(notebook)]
+        if _lacks_the_cell_for_colab(notebook):
+            found.append(f"must begin with the cell for Colab: run `.venv/bin/imcl-book colab {path}`.")
+        if dumps(normalise(notebook)) != Path(path).read_text(encoding="utf-8"):
+            found.append(f"is not in normal form: run `.venv/bin/imcl-book normalise {path}`.")
+        findings += [f"{path} {finding}" for finding in found]
+    return findings
+
+
+def _lacks_the_cell_for_colab(notebook: NotebookNode) -> bool:
+    """Whether it uses this package, and its first code cell is not the one that fetches it where it is missing."""
+    now, right = ([(c.source, c.get("outputs")) for c in n.cells] for n in (notebook, for_colab(notebook)))
+    return now != right and any(re.search(r"\bimcl_core\b", cell.source) for cell in code_cells(notebook))
+
+
+def _check_run(notebook: NotebookNode) -> Iterable[str]:
+    if any(FAILED in tags(cell) for cell in notebook.cells):
+        yield "is what papermill left of a failed run: execute it again."
+    for cell in code_cells(notebook):
+        name = _first_line(cell)
+        if cell.execution_count is None:
+            yield f"was not executed to its end: {name} has no execution count."
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"holds an error, {output.ename}, in {name}."
+            if output.output_type == "stream" and output.name == "stderr":
+                yield f"prints to the error stream in {name}: {output.text.strip().splitlines()[0][:80]!r}."
+
+
+def _check_outputs(notebook: NotebookNode) -> Iterable[str]:
+    for cell in code_cells(notebook):
+        name, text = _first_line(cell), "\n".join(_texts(cell))
+        for pattern, what in ((_LOCAL_PATH, "a path of this machine"), (_ADDRESS, "an address in memory")):
+            if match := pattern.search(text):
+                yield f"shows {what}, {match.group()!r}, in {name}: print what is the same everywhere."
+        if (size := len(json.dumps(cell.outputs))) > LARGEST_OUTPUT:
+            yield f"has {size / 1e6:.1f} MB of output in {name}: draw fewer points."
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            shown = cell.metadata.get("mystnb", {})
+            if not shown.get("image", {}).get("alt") or not shown.get("figure", {}).get("caption"):
+                yield f"has a picture without alt text or caption (cell metadata `mystnb`) in {name}."
+
+
+def _check_text(notebook: NotebookNode) -> Iterable[str]:
+    prose = [_FENCE.sub("", cell.source) if cell.cell_type == "markdown" else "" for cell in notebook.cells]
+    titles = [len(_TITLE.findall(text)) for text in prose]
+    if sum(titles) != 1 or titles[0] != 1:
+        yield f"must have one title (`# …`), in its first cell; it has {sum(titles)}."
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (match := _MYST.search(cell.source)):
+            yield f"uses MyST, which Jupyter shows raw, at {match.group().strip()!r}: use plain Markdown."
+
+
+def _texts(cell: NotebookNode) -> Iterable[str]:
+    """The text of a cell's outputs, pictures left out."""
+    for output in cell.outputs:
+        yield output.get("text", "")
+        for kind, data in output.get("data", {}).items():
+            if not kind.startswith("image/") or kind == "image/svg+xml":
+                yield data if isinstance(data, str) else json.dumps(data)
+
+
+def _first_line(cell: NotebookNode) -> str:
+    return f"the cell that starts {cell.source.strip().splitlines()[0][:60]!r}"

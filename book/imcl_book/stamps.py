@@ -1,0 +1,75 @@
+"""Whether a notebook is up to date: what its outputs depend on as one hash, and what its last run took."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imcl_book.first_cell import is_for_colab
+from imcl_core.files import write_if_changed
+from imcl_core.study.notebook import code_cells, read
+from imcl_core.training.run import choose_device, device_name
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("imcl_core", "book/imcl_book")
+CODE = (".py", ".csv", ".css", ".js")
+
+
+def stamp(path: Path) -> str:
+    """Hash of a notebook's file and of everything its outputs depend on.
+
+    That is both packages, the tables in `book/`, `results/` and the measurements in `benchmarks/` where its code names
+    them, and the versions of what computes and draws.
+    """
+    digest = hashlib.sha256()
+    packages = [file for name in PACKAGES for file in (ROOT / name).rglob("*") if file.suffix in CODE]
+    inputs = [path, *sorted(packages), *sorted((ROOT / "book").glob("*.csv"))]
+    code = "\n".join(cell.source for cell in code_cells(read(path)))
+    if "results" in code:
+        inputs += sorted(file for file in (ROOT / "results").rglob("*") if file.is_file())
+    if "benchmarks" in code:
+        inputs += sorted((ROOT / "benchmarks").glob("*.json"))
+    for file in inputs:
+        digest.update(f"{file.name}\n".encode() + (file.read_bytes() if file.exists() else b""))
+    versions = [importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib", "pandas")]
+    digest.update(" ".join([sys.version, *versions]).encode())
+    return digest.hexdigest()
+
+
+def code_digest(path: Path) -> str:
+    """Hash of what a notebook's code cells say: tells whether a recorded execution is of this code.
+
+    The cell for Colab does nothing in an execution, and does not count.
+    """
+    sources = [cell.source for cell in code_cells(read(path)) if not is_for_colab(cell)]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
+
+
+def execution(path: Path, seconds: float) -> dict[str, str | int]:
+    """What the book says of a run that has just ended: whole seconds, hardware, versions, day and code digest."""
+    return {
+        "seconds": max(1, round(seconds)),
+        "hardware": device_name(choose_device()),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "date": datetime.date.today().isoformat(),
+        "code": code_digest(path),
+    }
+
+
+def read_object(path: Path | None) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is no file, or none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write_object(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole, unless it holds this already."""
+    write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
