@@ -188,7 +188,7 @@ def test_paper_figures_are_looked_up_and_mistakes_named():
 
 
 def test_the_claims_in_the_preface_are_the_best_of_the_paper():
-    with (ROOT / "book/paper.csv").open(encoding="utf-8") as file:
+    with (ROOT / "imcl_core/study/paper.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] in ("table1", "table2")]
     for line in re.findall(r"^\| .*\{paper\}.*$", text("book/preface.md"), re.MULTILINE):
         _, single, best = (key.split("/") for key in re.findall(r"\{paper\}`([^`]+)`", line))

@@ -10,7 +10,7 @@ from imcl_book import figures
 from imcl_core.study.notebook import read
 
 ROOT = Path(__file__).parents[2]
-PAPER = "../book/paper.csv"
+PAPER = "../imcl_core/study/paper.csv"
 KNOWN_SLIPS = {
     "wide-helps", "imagenet-resnet18-single", "cifar10-single", "cifar10-over-single", "eq1-index", "eq2-temperature",
     "eq6-weights",
@@ -71,7 +71,7 @@ def test_each_claim_is_either_computed_or_has_a_reason(page):
 
 
 def test_formulas_give_what_the_tables_print(page):
-    recompute, printed = page["recompute"], pd.read_csv(ROOT / "book/paper.csv", dtype=str)
+    recompute, printed = page["recompute"], pd.read_csv(ROOT / "imcl_core/study/paper.csv", dtype=str)
     cell = printed.set_index(["source", "dataset", "model", "method"])["value"].map(Decimal).sort_index()
     stl10 = cell["table2", "stl10", "vgg16"]
     assert recompute("stl10/vgg16: baseline - pull-push") == [stl10["baseline"] - stl10["pull-push"]]
@@ -119,7 +119,7 @@ CHANGES = {
 @pytest.mark.parametrize("line", CHANGES)
 def test_a_changed_number_changes_its_verdicts(page, tmp_path, line):
     number, expected = CHANGES[line]
-    before = (ROOT / "book/paper.csv").read_text(encoding="utf-8")
+    before = (ROOT / "imcl_core/study/paper.csv").read_text(encoding="utf-8")
     assert before.count(line + "\n") == 1
     copy = tmp_path / "paper.csv"
     copy.write_text(before.replace(line, line.rpartition(",")[0] + "," + number), encoding="utf-8")

@@ -47,7 +47,7 @@ def verdict(folder, claim=GAIN, profile="paper"):
 
 
 def test_sizes_are_the_papers():
-    with (ROOT / "book/paper.csv").open() as file:
+    with (ROOT / "imcl_core/study/paper.csv").open() as file:
         rows = {(r["source"], r["dataset"], r["model"], r["method"]): float(r["value"]) for r in csv.DictReader(file)}
     by_statement = {claim.statement: claim for claim in claims.claims()}
     for source, dataset, model in {key[:3] for key in rows if key[0] in ("table1", "table2")}:

@@ -90,7 +90,7 @@ def test_each_cell_says_what_it_rests_on(tmp_path):
 
 @pytest.mark.parametrize(("name", "source"), [("table-1", "table1"), ("table-2", "table2"), ("table-3", "table3")])
 def test_rows_and_columns_are_the_papers(tmp_path, name, source):
-    with (ROOT / "book/paper.csv").open() as file:
+    with (ROOT / "imcl_core/study/paper.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == source]
     table = tables.table(name, Ledger(tmp_path))
     assert list(table.data[["dataset", "model", "method"]].itertuples(index=False, name=None)) == [

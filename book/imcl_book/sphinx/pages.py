@@ -1,9 +1,9 @@
 """The book's own Sphinx extension: what it looks up where it lives, and what its theme leaves out.
 
-`{paper}` shows a figure of the paper, `source/dataset/model/method` as in `book/paper.csv`, or the difference
-of two, `a - b`. `{setting}` shows a setting of a run, or of a `DenseCollaboration`, with its default. The directive
-`executions` is a table of what each notebook's last run took, `pdf` a link that appears once `make pdf` has made the
-file.
+`{paper}` shows a figure of the paper, `source/dataset/model/method` as in `imcl_core/study/paper.csv`, or the
+difference of two, `a - b`. `{setting}` shows a setting of a run, or of a `DenseCollaboration`, with its default. The
+directive `executions` is a table of what each notebook's last run took, `pdf` a link that appears once `make pdf` has
+made the file.
 """
 
 import csv
@@ -27,11 +27,11 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from imcl_book.stamps import code_digest
 from imcl_core.errors import ImclError, nearest
+from imcl_core.study.tables.paper import PAPER
 from imcl_core.tasks.pixels import DenseSettings
 from imcl_core.training.config import RunConfig
 
 logger = logging.getLogger(__name__)
-PAPER = Path(__file__).parents[2] / "paper.csv"
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 EXECUTIONS = ROOT / "book" / "executions.json"

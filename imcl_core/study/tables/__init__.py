@@ -1,4 +1,4 @@
-"""The paper's tables with our figures beside them: records and `book/paper.csv` in; HTML, CSV, LaTeX and text out."""
+"""The paper's tables with our figures beside them: records and `paper.csv` in; HTML, CSV, LaTeX and text out."""
 
 from collections.abc import Callable
 from pathlib import Path
