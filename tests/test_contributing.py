@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imcl_core import Collaboration, RunConfig
+from imcl_core import RunConfig
+from imcl_core.methods import Term
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -111,10 +112,12 @@ def test_a_data_set_is_added_as_the_page_says(copy):
     assert epoch["epoch"] == 2
 
 
-def test_the_functions_the_page_sends_you_to_exist():
-    named = set(re.findall(r"`(_\w+)`", section("Add a method")))
-    assert len(named) >= 3
-    assert all(hasattr(Collaboration, name) for name in named)
+def test_the_functions_and_files_the_page_sends_you_to_exist():
+    text = re.sub(r"^```.*?^```$", "", section("Add a method"), flags=re.MULTILINE | re.DOTALL)
+    functions, files = re.findall(r"`([a-z]+)`", text), re.findall(r"`(methods/\w+\.py)`", text)
+    assert {"attach", "head", "read", "change", "images"} == set(functions) and len(files) >= 4
+    assert all(callable(vars(Term)[name]) for name in functions)
+    assert all((ROOT / "imcl_core" / name).exists() for name in files)
 
 
 def test_set_up_takes_three_lines_whose_targets_exist():
@@ -125,13 +128,23 @@ def test_set_up_takes_three_lines_whose_targets_exist():
     assert {"setup", "test"} == named <= targets()
 
 
-def uses(module: str) -> set[str]:
-    """What a module of the package imports of the package, anywhere in it."""
-    tree = ast.parse((ROOT / f"imcl_core/{module}.py").read_text(encoding="utf-8"))
+def room(name: str) -> list[Path]:
+    """The files of a package or of a module, by the last part of its name."""
+    (found,) = [p for p in (ROOT / "imcl_core").rglob("*") if p.stem == name and _holds(p)]
+    return list(found.rglob("*.py")) if found.is_dir() else [found]
+
+
+def _holds(path: Path) -> bool:
+    return path.suffix == ".py" or (path / "__init__.py").exists()
+
+
+def uses(name: str) -> set[str]:
+    """The parts of all names that a room imports of the package, anywhere in it."""
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "imcl_core":
-            found |= {node.module.split(".")[1]} if "." in node.module else {name.name for name in node.names}
+    for path in room(name):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "imcl_core":
+                found |= {*node.module.split("."), *(alias.name for alias in node.names)}
     return found
 
 

@@ -87,8 +87,8 @@ def test_mid_teaches_every_pixel_from_the_deeper_layers():
 @pytest.mark.parametrize("pixels", [20, 0])
 def test_pull_push_compares_pixels_or_images(pixels):
     collaboration, (images, labels) = make("pull-push", pp_pixels=pixels), make_batch()
-    maps, drawn, draw = {}, [], collaboration._draw
-    collaboration._draw = lambda labels: drawn.append(draw(labels)) or drawn[-1]
+    maps, drawn, draw = {}, [], collaboration.task.draw
+    collaboration.task.draw = lambda labels: drawn.append(draw(labels)) or drawn[-1]
     name = collaboration.layers[4]  # the bottleneck's first: maps of 2×2
     collaboration.network.get_submodule(name).register_forward_hook(lambda m, x, y: maps.update({name: y.detach()}))
     value = run(collaboration, images, labels)[f"pull-push/{name}"].item()
