@@ -3,7 +3,6 @@
 from imcl_core.collaboration import Collaboration, MethodSettings
 from imcl_core.errors import ImclError
 from imcl_core.methods.population import MultiInstance, PopulationSettings, Tree
-from imcl_core.neighbours import NeighbourSettings
 from imcl_core.tasks.pixels import DenseCollaboration, DenseSettings
 from imcl_core.training.config import RunConfig
 from imcl_core.training.record import Record
@@ -16,7 +15,6 @@ __all__ = [
     "ImclError",
     "MethodSettings",
     "MultiInstance",
-    "NeighbourSettings",
     "PopulationSettings",
     "Record",
     "RunConfig",

@@ -13,9 +13,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from imcl_core import Collaboration, ImclError, MethodSettings, NeighbourSettings, RunConfig, losses, train
-from imcl_core import neighbours as nb
-from imcl_core.collaboration import METHODS, parse_methods
+from imcl_core import Collaboration, ImclError, MethodSettings, RunConfig, losses, train
+from imcl_core.collaboration import METHODS
+from imcl_core.methods import NEIGHBOURS, parse_methods
+from imcl_core.methods.cutout import cutout
+from imcl_core.methods.decov import decov_loss
+from imcl_core.methods.dropblock import drop_blocks
+from imcl_core.methods.hsic import hsic_loss, normalised_kernel
+from imcl_core.methods.kd import distillation_loss
+from imcl_core.methods.predsim import predsim_loss
 from imcl_core.networks import build
 from imcl_core.networks.classifier import make_classifier
 from imcl_core.training import checkpoints
@@ -23,7 +29,8 @@ from imcl_core.training.run import Run
 
 ROOT = Path(__file__).parents[1]
 CLASSES, BATCH = 5, 6
-NAMES = tuple(nb.NEIGHBOURS)
+NAMES = tuple(term.name for term in NEIGHBOURS)
+METHOD_OF = {field.name: term.name for term in NEIGHBOURS for field in fields(term.Settings) if field.name != "attach"}
 EVERY = "+".join((*METHODS, *NAMES))
 
 
@@ -85,9 +92,9 @@ def test_records_keep_their_names():
     assert all(stem == name for stem, name in named.items())
 
 
-@pytest.mark.parametrize("field", fields(NeighbourSettings), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", [f for f in fields(RunConfig) if f.name in METHOD_OF], ids=lambda field: field.name)
 def test_a_setting_names_a_run_only_where_its_method_is_on(field):
-    (method,) = (name for name, prefix in nb.NEIGHBOURS.items() if field.name.startswith(prefix))
+    method = METHOD_OF[field.name]
     changes = {bool: lambda x: not x, int: lambda x: x + 3, float: lambda x: x / 2}
     value = changes[type(field.default)](field.default)
     for methods, same in (("mid", True), (method, False), (f"out+{method}", False)):
@@ -113,7 +120,7 @@ def test_decov_is_the_sum_over_pairs_of_units():
     total = 0.0
     for i, j in itertools.permutations(range(4), 2):
         total += np.mean([(row[i] - h[:, i].mean()) * (row[j] - h[:, j].mean()) for row in h]) ** 2
-    assert nb.decov_loss(torch.from_numpy(h)).item() == pytest.approx(total / 2, rel=1e-12)
+    assert decov_loss(torch.from_numpy(h)).item() == pytest.approx(total / 2, rel=1e-12)
 
 
 def similarity(rows):
@@ -130,7 +137,7 @@ def test_predsim_is_its_two_parts():
     difference = similarity(features.numpy().std(axis=(2, 3))) - similarity(np.eye(CLASSES)[target.numpy()])
     expected = 0.2 * predicted + 0.8 * np.mean(difference**2)
     one_hot = F.one_hot(target, CLASSES).double()
-    found = nb.predsim_loss(
+    found = predsim_loss(
         logits, losses.similarity_matrix(features), target, losses.similarity_matrix(one_hot), beta=0.8
     )
     assert found.item() == pytest.approx(expected, rel=1e-12)
@@ -149,13 +156,13 @@ def test_the_hsic_bottleneck_is_that_of_numpy(sigma):
     z, x, y = random(8, 3, 2, 2), random(8, 5, seed=1), F.one_hot(torch.arange(8) % 3, 3).double()
     kernels = [numpy_kernel(v.flatten(1).numpy(), sigma) for v in (z, x, y)]
     expected = np.trace(kernels[0] @ kernels[1]) - 50 * np.trace(kernels[0] @ kernels[2])
-    found = nb.hsic_loss(*(nb.normalised_kernel(v, sigma) for v in (z, x, y)), beta=50.0)
+    found = hsic_loss(*(normalised_kernel(v, sigma) for v in (z, x, y)), beta=50.0)
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_normalised_kernels_are_exact_enough_in_single_precision():
     x = random(64, 300)
-    exact, single = nb.normalised_kernel(x), nb.normalised_kernel(x.float())
+    exact, single = normalised_kernel(x), normalised_kernel(x.float())
     assert single.dtype == torch.float32
     assert (single - exact).abs().max() < 1e-3
 
@@ -168,9 +175,9 @@ def test_distillation_is_the_divergence_from_the_teacher(temperature):
         for t, s in zip(teacher.numpy(), z, strict=True):
             p, q = (np.exp(v / temperature) / np.exp(v / temperature).sum() for v in (t, s))
             total += (p * np.log(p / q)).sum()
-    found = nb.distillation_loss(teacher, logits, temperature).item()
+    found = distillation_loss(teacher, logits, temperature).item()
     assert found == pytest.approx(temperature**2 * total / (2 * BATCH), rel=1e-12)
-    assert nb.distillation_loss(teacher, teacher[None], temperature).item() == pytest.approx(0, abs=1e-12)
+    assert distillation_loss(teacher, teacher[None], temperature).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("size", "before", "after"), [(3, 1, 2), (4, 2, 2), (9, 4, 5)])
@@ -185,7 +192,7 @@ def test_cutout_is_a_square_around_each_pixel_cut_off_at_the_border(size, before
             np.clip([column - before, column + after], 0, width),
         )
         hole[slice(*rows), slice(*columns)] = 0
-    cut = nb.cutout(images, size) / 7
+    cut = cutout(images, size) / 7
     assert torch.equal(cut[:, 0], cut[:, 1]) and torch.equal(images, torch.full_like(images, 7.0))
     found, times = np.unique(cut[:, 0].numpy().reshape(count, -1), axis=0, return_counts=True)
     holes, places = np.unique(expected.reshape(height * width, -1), axis=0, return_counts=True)
@@ -195,7 +202,7 @@ def test_cutout_is_a_square_around_each_pixel_cut_off_at_the_border(size, before
 
 def test_dropped_units_form_blocks_in_the_portion_asked_for():
     torch.manual_seed(0)
-    dropped = (nb.drop_blocks(torch.ones(64, 8, 16, 16), 0.1, 3) == 0).float()
+    dropped = (drop_blocks(torch.ones(64, 8, 16, 16), 0.1, 3) == 0).float()
     seeds = -F.max_pool2d(-dropped, 3, stride=1)  # where a whole block is dropped
     assert torch.equal(F.max_pool2d(F.pad(seeds, (2,) * 4), 3, stride=1), dropped)
     assert dropped.mean().item() == pytest.approx(0.1, abs=0.01)
@@ -205,15 +212,15 @@ def test_dropped_units_form_blocks_in_the_portion_asked_for():
 def test_blocks_fit_into_small_maps_and_keep_the_sum(side, size):
     torch.manual_seed(0)
     maps = torch.ones(32, 16, side, side, dtype=torch.float64)
-    dropped = nb.drop_blocks(maps, 0.2, size)
+    dropped = drop_blocks(maps, 0.2, size)
     assert 0 < (dropped == 0).double().mean() < 0.4
     assert dropped.sum().item() == pytest.approx(maps.sum().item(), rel=1e-6)
-    assert torch.equal(nb.drop_blocks(maps, 0.0, size), maps)
+    assert torch.equal(drop_blocks(maps, 0.0, size), maps)
 
 
 def test_dropblock_counts_more_units_than_half_precision_can():
     maps = torch.ones(64, 32, 8, 8, dtype=torch.float16)
-    dropped = nb.drop_blocks(maps, 0.1, 3)
+    dropped = drop_blocks(maps, 0.1, 3)
     assert dropped.dtype == torch.float16
     assert dropped.float().mean().item() == pytest.approx(1, abs=0.01)
 
@@ -322,17 +329,17 @@ def ordinary_objective(c, images, labels):
     taught = c.teacher(images)
     divergence = F.kl_div(F.log_softmax(logits / 2, 1), F.softmax(taught / 2, 1), reduction="batchmean")
     total = 0.5 * F.cross_entropy(logits, labels) + 0.5 * 4 * divergence
-    total = total + sum(2.0 * nb.decov_loss(outputs[f"classifier.{i}"]) for i in (1, 4))
+    total = total + sum(2.0 * decov_loss(outputs[f"classifier.{i}"]) for i in (1, 4))
     for name in ends:
         total = total + 0.3 * 0.75 * F.cross_entropy(head_of(c, "deep-supervision", name)(outputs[name]), labels)
     one_hot = F.one_hot(labels, CLASSES).double()
-    x, y = nb.normalised_kernel(images), nb.normalised_kernel(one_hot)
+    x, y = normalised_kernel(images), normalised_kernel(one_hot)
     for name in c.layers:
         h = modules[name](*[value.detach() for value in inputs[name]])
         local, compared = head_of(c, "predsim", name)(h)
         matrices = losses.similarity_matrix(compared), labels, losses.similarity_matrix(one_hot)
-        total = total + nb.predsim_loss(local, *matrices)
-        total = total + 0.1 * nb.hsic_loss(nb.normalised_kernel(h), x, y)
+        total = total + predsim_loss(local, *matrices)
+        total = total + 0.1 * hsic_loss(normalised_kernel(h), x, y)
     return total
 
 
@@ -384,7 +391,7 @@ def test_decov_reads_every_hidden_layer_of_the_classifier_and_no_other():
     first = F.relu(c[0](features))
     second = F.relu(c[3](first))
     collaboration(images, labels)
-    expected = {"decov/classifier.0": 0.1 * nb.decov_loss(first), "decov/classifier.3": 0.1 * nb.decov_loss(second)}
+    expected = {"decov/classifier.0": 0.1 * decov_loss(first), "decov/classifier.3": 0.1 * decov_loss(second)}
     found = {name: value for name, value in collaboration.terms.items() if name != "hard"}
     assert found.keys() == expected.keys()
     assert all(found[name].item() == pytest.approx(expected[name].item()) for name in found)
@@ -427,7 +434,7 @@ def test_settings_reach_the_terms():
         "hsic": {"hsic_weight": 0.1, "hsic_beta": 3.0, "hsic_sigma": 1.0},
         "kd": {"kd_alpha": 0.9, "kd_temperature": 4.0},
     }
-    known = {field.name for field in fields(NeighbourSettings)} - {"kd_seed"}
+    known = METHOD_OF.keys() - {"kd_seed"}
     assert known == {name for changes in settings.values() for name in changes}
     for method, changes in settings.items():
         default = loss_at_half_time(make(method))

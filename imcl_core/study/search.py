@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imcl_core.errors import ImclError
-from imcl_core.neighbours import NEIGHBOURS
+from imcl_core.methods import TERMS, fields_of
 from imcl_core.study.grids import STRENGTHS, trial
 from imcl_core.training.config import RunConfig
 from imcl_core.training.record import Record
@@ -89,8 +89,8 @@ def difference(config: RunConfig) -> str:
     """The weights of a candidate, as `name=value`, where they are not the default."""
     default = RunConfig(dataset=config.dataset, model=config.model, methods=config.methods, profile=config.profile)
     ours, plain = config.identity(), default.identity()
-    prefixes = ("mid_", "pp_", "kernel_", "out_", *NEIGHBOURS.values())
-    weights = {k: v for k, v in ours.items() if v != plain[k] and k.startswith(prefixes)}
+    of_methods = fields_of(TERMS.values()) - {"attach"}
+    weights = {k: v for k, v in ours.items() if v != plain[k] and k in of_methods}
     return ", ".join(f"{name}={value}" for name, value in weights.items()) or "the default weights"
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from imcl_book import execute
 
-from imcl_core import ImclError, MethodSettings, NeighbourSettings, PopulationSettings, RunConfig, train
+from imcl_core import ImclError, PopulationSettings, RunConfig, train
 from imcl_core.cli import main
+from imcl_core.methods import PAPER
 from imcl_core.study import batch, executed, ledger
 from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
 from imcl_core.study.notebook import dumps, read
@@ -320,7 +321,7 @@ def test_an_ablation_differs_from_its_method_in_what_it_names():
 
 
 def test_each_decision_that_is_a_switch_has_its_ablation():
-    own = [f for f in dataclasses.fields(MethodSettings) if not hasattr(NeighbourSettings, f.name)]
+    own = [field for term in PAPER for field in dataclasses.fields(term.Settings)]
     switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
     numbers = {"nesterov", "weight_decay", "pool", "hidden", "mid_pool", "mid_width", "pop_splits"}  # and others
     ablated = {name for _, change in ABLATIONS for name in change} - {"dataset"}

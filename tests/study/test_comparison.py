@@ -12,7 +12,7 @@ import pytest
 from made_records import RUN, change, record, write
 
 from imcl_core import Record, RunConfig
-from imcl_core.neighbours import NEIGHBOURS
+from imcl_core.methods import NEIGHBOURS
 from imcl_core.study import grids, ledger, search, tables
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.write import Table
@@ -104,7 +104,7 @@ def test_the_lowest_error_of_the_trials_is_chosen_and_a_tie_goes_to_the_default(
 
 
 def test_each_method_is_tried_at_three_strengths_with_its_default_among_them():
-    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *NEIGHBOURS}
+    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *(term.name for term in NEIGHBOURS)}
     for method, strengths in grids.STRENGTHS.items():
         runs = [RunConfig(methods=method, **strength) for strength in strengths]
         assert len({run.key for run in runs}) == 3 and RunConfig(methods=method) in runs

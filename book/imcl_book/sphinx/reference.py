@@ -20,9 +20,11 @@ WIDTH = "76"  # of the help, in characters
 
 
 def settings_table(name: str) -> str:
-    """The fields that a settings class of `imcl_core` adds to those it inherits, as a Markdown table."""
+    """The fields that a settings class of `imcl_core` adds to those of others of its classes, as a Markdown table."""
     kind = getattr(imcl_core, name)
-    inherited = {field.name for base in kind.__bases__ for field in dataclasses.fields(base)}
+    inherited = {
+        field.name for base in kind.__bases__ if hasattr(imcl_core, base.__name__) for field in dataclasses.fields(base)
+    }
     rows = [
         f"| `{field.name}` | {_default(field.default)} | {field.metadata['help']} |"
         for field in dataclasses.fields(kind)
