@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from imcl_core import losses
 from imcl_core.attach.sites import Sites
 from imcl_core.attach.trace import Layer
-from imcl_core.errors import ImclError, check_choice, needed
+from imcl_core.errors import ImclError, needed
 from imcl_core.local import behind, tapped, uncompiled
 from imcl_core.measure.cost import count
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
@@ -27,10 +27,6 @@ METHODS = tuple(term.name for term in PAPER)
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings(*dict.fromkeys(term.Settings for term in reversed(TERMS.values()))):
     """The settings of all terms; where the paper is silent they are the decisions of the book's page."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("place to attach to (setting attach)", self.attach, ("layers", "blocks"))
 
 
 class Collaboration(nn.Module):

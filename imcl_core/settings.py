@@ -1,22 +1,69 @@
-"""Typed settings: dataclasses whose fields carry their own help, and which refuse what they do not know."""
+"""Typed settings: dataclasses whose fields carry their own help and range, and which refuse what they do not know."""
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from typing import Any
 
-from imcl_core.errors import ImclError, nearest
+from imcl_core.errors import ImclError, check_choice, nearest
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its explanation, shown by `imcl train --help` and in the book."""
-    return dataclasses.field(default=default, metadata={"help": help})
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `least`, or from `above` a bound, to `most`; or one of some words. Of a tuple, each entry."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    one_of: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """`ImclError` for a value outside, or for a number that is not finite."""
+        for entry in value if isinstance(value, tuple) else (value,):
+            if self.one_of:
+                check_choice(f"value of setting {name}", entry, self.one_of)
+            if type(entry) in (int, float) and not self._holds(entry):
+                raise ImclError(f"Setting {name} must {self._words()}, not {entry}.")
+
+    def _holds(self, number: float) -> bool:
+        if type(number) is float and not math.isfinite(number):
+            return False
+        high_enough = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
+        return high_enough and (self.most is None or number <= self.most)
+
+    def _words(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"lie between {_shown(self.least)} and {_shown(self.most)}"
+        if self.above is not None and self.most is not None:
+            return f"be more than {_shown(self.above)} and at most {_shown(self.most)}"
+        return "be a finite number"
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if abs(number) < 2**31 else f"{number:.3g}"
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    one_of: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its explanation, shown by `imcl train --help` and in the book, and its `Range`.
+
+    A number is finite in any case; a tuple's entries are checked one by one, and None never is.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "range": Range(least, above, most, one_of)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of every settings object: unknown names and values of the wrong type raise `ImclError`.
+    """Base of every settings object: unknown names, values of the wrong type and out of range raise `ImclError`.
 
     Whole numbers are taken where a real one is wanted, and lists where a tuple is.
     """
@@ -33,6 +80,12 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not hint:
                 object.__setattr__(self, name, _as_type(name, value, hint))
+        for field in dataclasses.fields(self):
+            if "range" in field.metadata:
+                field.metadata["range"].check(field.name, getattr(self, field.name))
+
+
+_LARGEST = 10**308  # no whole number above it fits into a real one
 
 
 @functools.cache
@@ -46,7 +99,7 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
         return None
     kind = next(h for h in wanted if h is not types.NoneType)
     if kind is float and type(value) in (int, float):
-        return float(value)
+        return value if type(value) is float else float(max(min(value, _LARGEST), -_LARGEST))
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return _as_tuple(name, value, typing.get_args(kind))
     if type(value) is kind:

@@ -193,7 +193,7 @@ def test_pieces_in_order_are_the_network(images):
     ("make", "says"),
     [
         (lambda: Tree(network(), settings=PopulationSettings(pop_heads=6)), "2, 4, 8 or 16"),
-        (lambda: MultiInstance(network(), settings=PopulationSettings(pop_heads=1)), "2 or more"),
+        (lambda: MultiInstance(network(), settings=PopulationSettings(pop_heads=1)), "between 2 and 16"),
         (lambda: Tree(network(), settings=PopulationSettings(pop_splits=("trunk.stage5.block1",) * 2)), "Did you mean"),
         (lambda: Tree(network(), settings=PopulationSettings(pop_splits=("pool",))), "needs 2 different splits"),
         (lambda: Tree(network(), settings=PopulationSettings(pop_splits=("pool", "trunk.stage2.block1"))), "in order"),

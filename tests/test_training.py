@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "term"), [({"lr": 1e30}, "hard"), ({"methods": "mid", "mid_alpha": 1e38}, "mid/")]
+    ("settings", "term"), [({"lr": 1e30}, "hard"), ({"methods": "mid", "mid_temperature": 1e-38}, "mid/")]
 )
 def test_a_loss_that_is_not_finite_is_named(settings, term):
     with pytest.raises(ImclError, match=rf"not finite: .*{term}.* in epoch \d+, step \d+\. Lower"):
@@ -367,7 +367,7 @@ def test_the_key_names_what_matters():
         ({"model": "resnet-18"}, "resnet18"),
         ({"noise": 1.5}, "between 0 and 1"),
         ({"epochs": 0}, "between 1"),
-        ({"lr": float("nan")}, "positive"),
+        ({"lr": float("nan")}, "lr must be more than 0"),
         ({"seed": True}, "type int"),
         ({"side": 24}, "32×32 pixels: with resnet18, side must be one of 32, 16, 8, not 24"),
         ({"model": "vgg16", "side": 16}, "must be one of 32, not 16"),

@@ -15,9 +15,15 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class DropBlockSettings(OnLayers):
-    dropblock_rate: float = setting(0.1, "portion of each map to drop, reached linearly at the end of training")
-    dropblock_size: int = setting(7, "side of a block; at most the largest odd number that fits into the map")
-    dropblock_groups: int = setting(2, "behind the last layers of so many groups, from the end; 0: of all")
+    dropblock_rate: float = setting(
+        0.1, "portion of each map to drop, reached linearly at the end of training", least=0, most=1
+    )
+    dropblock_size: int = setting(
+        7, "side of a block; at most the largest odd number that fits into the map", least=1, most=1 << 20
+    )
+    dropblock_groups: int = setting(
+        2, "behind the last layers of so many groups, from the end; 0: of all", least=0, most=1 << 20
+    )
 
 
 class DropBlock(Term):

@@ -15,9 +15,11 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class HsicSettings(OnLayers):
-    hsic_weight: float = setting(1e-3, "weight of the HSIC bottleneck, for each layer")
-    hsic_beta: float = setting(200.0, "weight of the labels against the input in it")
-    hsic_sigma: float = setting(5.0, "width of its Gaussian kernels, times the root of the dimension")
+    hsic_weight: float = setting(1e-3, "weight of the HSIC bottleneck, for each layer", least=0, most=10**6)
+    hsic_beta: float = setting(200.0, "weight of the labels against the input in it", least=0, most=10**6)
+    hsic_sigma: float = setting(
+        5.0, "width of its Gaussian kernels, times the root of the dimension", above=0, most=10**6
+    )
 
 
 class Hsic(Term):

@@ -13,11 +13,11 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class MidSettings(OnLayers):
-    mid_alpha: float = setting(0.05, "weight of the labels, Eq. 7")
-    mid_beta: float = setting(0.05, "weight of the deeper layers' mean, Eq. 7")
-    mid_temperature: float = setting(2.0, "T of Eq. 5 and Eq. 6")
-    mid_pool: int = setting(4, "local classifiers see maps of at most this side")
-    mid_width: int = setting(128, "local classifiers have at most this many filters")
+    mid_alpha: float = setting(0.05, "weight of the labels, Eq. 7", least=0, most=10**6)
+    mid_beta: float = setting(0.05, "weight of the deeper layers' mean, Eq. 7", least=0, most=10**6)
+    mid_temperature: float = setting(2.0, "T of Eq. 5 and Eq. 6", above=0, most=10**6)
+    mid_pool: int = setting(4, "local classifiers see maps of at most this side", least=1, most=1 << 20)
+    mid_width: int = setting(128, "local classifiers have at most this many filters", least=1, most=1 << 20)
     mid_own: bool = setting(False, "a layer's own logits are among its teachers: the sum of Eq. 6 as printed")
 
 

@@ -17,9 +17,9 @@ from imcl_core.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class OutSettings(Settings):
-    out_branches: int = setting(2, "masks drawn at each dropout layer, K")
-    out_alpha: float = setting(0.5, "weight of the labels against the peers, Eq. 4")
-    out_temperature: float = setting(2.0, "T of Eq. 4")
+    out_branches: int = setting(2, "masks drawn at each dropout layer, K", least=2, most=16)
+    out_alpha: float = setting(0.5, "weight of the labels against the peers, Eq. 4", least=0, most=1)
+    out_temperature: float = setting(2.0, "T of Eq. 4", above=0, most=10**6)
     out_detach: bool = setting(True, "take the peers' mean as a constant")
     out_t_squared: bool = setting(False, "multiply the soft part by T²")
 

@@ -18,12 +18,12 @@ from imcl_core.settings import Settings, setting
 class PopulationSettings(Settings):
     """The settings of a population of heads; what Eq. 3 leaves open is a decision of the book's page."""
 
-    pop_heads: int = setting(4, "heads, H; a tree needs 2, 4, 8 or 16")
+    pop_heads: int = setting(4, "heads, H; a tree needs 2, 4, 8 or 16", least=2, most=16)
     pop_splits: tuple[str, ...] = setting(
         (), "pieces of the network in front of which a tree splits; none: equal parts"
     )
-    pop_alpha: float = setting(0.5, "weight of the labels against the other heads, Eq. 3")
-    pop_temperature: float = setting(2.0, "T of Eq. 2")
+    pop_alpha: float = setting(0.5, "weight of the labels against the other heads, Eq. 3", least=0, most=1)
+    pop_temperature: float = setting(2.0, "T of Eq. 2", above=0, most=10**6)
     pop_detach: bool = setting(True, "take the other heads' mean as a constant")
     pop_t_squared: bool = setting(False, "multiply the soft part by T²")
     pop_sum: bool = setting(True, "add the heads' losses up, as rescaling presumes; else take the mean of Eq. 3")
@@ -128,7 +128,6 @@ class MultiInstance(Population):
 
     def __init__(self, network: Network, *, settings: PopulationSettings | None = None, seed: int = 0):
         settings = settings or PopulationSettings()
-        _check_heads(settings.pop_heads)
         first = next(iter(_pieces(network)))
         super().__init__(network, [(first, settings.pop_heads)], "multi-instance", settings, seed)
 
@@ -142,7 +141,6 @@ class Tree(Population):
 
     def __init__(self, network: Network, *, settings: PopulationSettings | None = None, seed: int = 0):
         settings = settings or PopulationSettings()
-        _check_heads(settings.pop_heads)
         depth = int(math.log2(settings.pop_heads))
         if 2**depth != settings.pop_heads:
             raise ImclError(f"A tree splits in two: pop_heads must be 2, 4, 8 or 16, not {settings.pop_heads}.")
@@ -178,11 +176,6 @@ def _pieces(network: nn.Module) -> dict[str, nn.Module]:
     if not isinstance(network, Network):
         raise ImclError("A population needs one of imcl_core.networks: build one with imcl_core.networks.build.")
     return network.pieces
-
-
-def _check_heads(heads: int) -> None:
-    if heads < 2:
-        raise ImclError(f"Heads teach each other: pop_heads must be 2 or more, not {heads}.")
 
 
 def _through(pieces: nn.ModuleList, x: Tensor) -> Tensor:

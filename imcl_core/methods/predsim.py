@@ -14,9 +14,13 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class PredSimSettings(OnLayers):
-    predsim_weight: float = setting(1.0, "weight of predsim, for each layer")
-    predsim_beta: float = setting(0.99, "share of the similarity in predsim; the rest is cross-entropy")
-    predsim_features: int = setting(4096, "maps are pooled to at most so many features for its classifiers")
+    predsim_weight: float = setting(1.0, "weight of predsim, for each layer", least=0, most=10**6)
+    predsim_beta: float = setting(
+        0.99, "share of the similarity in predsim; the rest is cross-entropy", least=0, most=1
+    )
+    predsim_features: int = setting(
+        4096, "maps are pooled to at most so many features for its classifiers", least=1, most=1 << 40
+    )
 
 
 class PredSim(Term):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
-from imcl_core.errors import check_choice
 from imcl_core.methods.term import OnLayers, Step, Term, promote_off
 from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting
@@ -16,16 +15,19 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class PullPushSettings(OnLayers):
-    pp_pull: tuple[float, float] = setting((0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9")
-    pp_push: tuple[float, float] = setting((0.1, 0.0), "weight of the push at the first and at the last layer, Eq. 9")
+    pp_pull: tuple[float, float] = setting(
+        (0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9", least=0, most=10**6
+    )
+    pp_push: tuple[float, float] = setting(
+        (0.1, 0.0), "weight of the push at the first and at the last layer, Eq. 9", least=0, most=10**6
+    )
     pp_normalise: bool = setting(True, "divide the Frobenius norms of Eq. 9 by the batch size")
-    pp_centre: str = setting("sample", "centre similarity rows per 'sample' or over the 'batch', Eq. 8")
-    pp_projection: str = setting("3x3", "g_i of Eq. 9: a '3x3' or '1x1' convolution without bias, or 'none'")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("centring (setting pp_centre)", self.pp_centre, ("sample", "batch"))
-        check_choice("projection (setting pp_projection)", self.pp_projection, PROJECTIONS)
+    pp_centre: str = setting(
+        "sample", "centre similarity rows per 'sample' or over the 'batch', Eq. 8", one_of=("sample", "batch")
+    )
+    pp_projection: str = setting(
+        "3x3", "g_i of Eq. 9: a '3x3' or '1x1' convolution without bias, or 'none'", one_of=PROJECTIONS
+    )
 
 
 class PullPush(Term):

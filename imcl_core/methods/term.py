@@ -27,7 +27,9 @@ Row = tuple[int, int, int]  # parameters, multiply-adds, bytes
 class OnLayers(Settings):
     """The settings of every term that sits on layers."""
 
-    attach: str = setting("layers", "where local classifiers and projections sit: 'layers' or 'blocks'")
+    attach: str = setting(
+        "layers", "where local classifiers and projections sit: 'layers' or 'blocks'", one_of=("layers", "blocks")
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,10 @@ check_maps = functools.partial(  # `check_logits` for maps of logits
 class DenseSettings(MethodSettings):
     """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
 
-    pp_pixels: int = setting(256, "pixels of a batch that pull-push compares, drawn afresh each step; 0: whole images")
-    ignore_label: int = setting(255, "pixels with this label count in no term")
+    pp_pixels: int = setting(
+        256, "pixels of a batch that pull-push compares, drawn afresh each step; 0: whole images", least=0, most=1 << 40
+    )
+    ignore_label: int = setting(255, "pixels with this label count in no term", least=-(2**31), most=2**31)
 
     def __post_init__(self) -> None:
         super().__post_init__()

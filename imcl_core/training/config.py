@@ -133,45 +133,58 @@ class RunConfig(MethodSettings, PopulationSettings):
         "baseline",
         f"'baseline', any of {', '.join(TERMS)} joined by '+', or {', '.join(STRUCTURES)}",
     )
-    seed: int = setting(0, "of the initial weights, the order, the augmentation, the masks and the noise")
-    noise: float = setting(0.0, "portion of training labels redrawn at random every epoch")
+    seed: int = setting(
+        0, "of the initial weights, the order, the augmentation, the masks and the noise", least=0, most=2**31
+    )
+    noise: float = setting(0.0, "portion of training labels redrawn at random every epoch", least=0, most=1)
     profile: str = setting(
         "smoke",
         "size of the run: smoke (seconds), cpu (minutes), narrow (minutes to hours of a CPU), t4 (20 minutes), paper "
         "(hours of a GPU)",
     )
     validation: bool = setting(False, "hold out a tenth of the training set and test on it: for tuning")
-    held_out: int = setting(0, "with `validation`, hold out so many training images in place of a tenth")
-    width: float | None = setting(None, "factor on the number of filters of every convolution")
-    epochs: int | None = setting(None, "passes over the training images")
-    train_size: int | None = setting(None, "train on a fixed subset of so many images; 0: on all")
-    batch_size: int | None = setting(None, "images a step")
-    side: int | None = setting(None, "pixels of the square images, which are reduced to it by exact means")
+    held_out: int = setting(
+        0, "with `validation`, hold out so many training images in place of a tenth", least=0, most=1 << 40
+    )
+    width: float | None = setting(None, "factor on the number of filters of every convolution", least=1 / 64, most=64)
+    epochs: int | None = setting(None, "passes over the training images", least=1, most=100_000)
+    train_size: int | None = setting(
+        None, "train on a fixed subset of so many images; 0: on all", least=0, most=1 << 40
+    )
+    batch_size: int | None = setting(None, "images a step", least=2, most=1 << 20)
+    side: int | None = setting(
+        None, "pixels of the square images, which are reduced to it by exact means", least=1, most=1 << 20
+    )
     augment: bool = setting(True, "random crops and flips; the order is random without them too")
     precision: str = setting(
         "auto",
         "of convolutions and matrix products: float32, bfloat16, or auto: half precision on a GPU, and on a CPU that "
         "computes in bfloat16 too in the profile narrow",
+        one_of=PRECISIONS,
     )
     evaluate_every: int | None = setting(
-        None, f"epochs from one evaluation to the next; each of the last {LAST_EPOCHS} has one"
+        None,
+        f"epochs from one evaluation to the next; each of the last {LAST_EPOCHS} has one",
+        least=1,
+        most=100_000,
     )
-    lr: float | None = setting(None, "initial learning rate")
-    milestones: tuple[int, ...] | None = setting(None, "epochs after which the rate is multiplied by `gamma`")
-    gamma: float = setting(0.2, "factor on the learning rate at each milestone")
-    momentum: float = setting(0.9, "of SGD")
+    lr: float | None = setting(None, "initial learning rate", above=0, most=1e30)
+    milestones: tuple[int, ...] | None = setting(
+        None, "epochs after which the rate is multiplied by `gamma`", least=0, most=100_000
+    )
+    gamma: float = setting(0.2, "factor on the learning rate at each milestone", least=0, most=10)
+    momentum: float = setting(0.9, "of SGD", least=0, most=1)
     nesterov: bool = setting(False, "Nesterov's momentum")
-    weight_decay: float = setting(5e-4, "on every parameter, the heads' included")
-    pool: int = setting(1, "the last maps are averaged to this side before the classifier")
-    hidden: int = setting(512, "units of each hidden layer of the classifier")
-    dropout: float = setting(0.5, "probability of the classifier's two dropout layers")
+    weight_decay: float = setting(5e-4, "on every parameter, the heads' included", least=0, most=1)
+    pool: int = setting(1, "the last maps are averaged to this side before the classifier", least=1, most=1 << 20)
+    hidden: int = setting(512, "units of each hidden layer of the classifier", least=1, most=1 << 20)
+    dropout: float = setting(0.5, "probability of the classifier's two dropout layers", least=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("data set", self.dataset, RECIPES)
         check_choice("model", self.model, MODELS)
         check_choice("profile", self.profile, SIZES)
-        check_choice("precision", self.precision, PRECISIONS)
         self._fill("methods", canonical(self.methods))
         recipe, double = RECIPES[self.dataset], self.methods == "baseline-2x"
         size = SIZES[self.profile].on(self.dataset)
@@ -194,7 +207,7 @@ class RunConfig(MethodSettings, PopulationSettings):
             )
         if self.milestones is None:
             self._fill("milestones", tuple(round(m * self.epochs / recipe.epochs) for m in recipe.milestones))
-        self._check_ranges()
+        self._check_together()
 
     def _fill(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -203,27 +216,8 @@ class RunConfig(MethodSettings, PopulationSettings):
         """Whether the paper had to halve the batch of baseline(2x)."""
         return (self.dataset, self.model) == ("stl10", "resnet18")
 
-    def _check_ranges(self) -> None:
-        ranges = {
-            "noise": (0, 1), "dropout": (0, 1), "epochs": (1, 100_000), "batch_size": (2, 1 << 20),
-            "hidden": (1, 1 << 20), "evaluate_every": (1, 100_000),
-            "train_size": (0, 1 << 40), "held_out": (0, 1 << 40), "seed": (0, 2**31),
-            "out_branches": (2, 16), "width": (1 / 64, 64),
-            "pop_heads": (2, 16),
-            "spatial_rate": (0, 1), "dropblock_rate": (0, 1), "dropblock_size": (1, 1 << 20),
-            "spatial_groups": (0, 1 << 20), "dropblock_groups": (0, 1 << 20), "cutout_size": (1, 1 << 20),
-            "predsim_beta": (0, 1), "predsim_features": (1, 1 << 40), "kd_alpha": (0, 1), "kd_seed": (0, 2**31),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ImclError(f"Setting {name} must lie between {low} and {high}, not {getattr(self, name)}.")
-        self._check_maps()
-        for name in ("lr", "out_temperature", "mid_temperature", "pop_temperature", "kd_temperature", "hsic_sigma"):
-            if not getattr(self, name) > 0:
-                raise ImclError(f"Setting {name} must be positive, not {getattr(self, name)}.")
-
-    def _check_maps(self) -> None:
-        """That the images can be reduced to `side`, and the last maps of them pooled to `pool`."""
+    def _check_together(self) -> None:
+        """What depends on several settings: how far images can be reduced and maps pooled, and the schedule."""
         own, smallest = self.recipe.side, REDUCTION[self.model]
         sides = [side for side in range(own, smallest - 1, -1) if own % side == 0]
         if self.side not in sides:
@@ -237,6 +231,10 @@ class RunConfig(MethodSettings, PopulationSettings):
                 f"The last maps of {self.model} on {self.dataset} are {side}×{side}: pool must lie between 1 and "
                 f"{side}, not {self.pool}."
             )
+        if self.nesterov and not self.momentum:
+            raise ImclError("Nesterov's momentum needs a momentum: set momentum to more than 0, or leave out nesterov.")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ImclError(f"Setting milestones must rise from epoch to epoch, not {self.milestones}.")
 
     @property
     def recipe(self) -> Recipe:
