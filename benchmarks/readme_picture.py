@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from imcl_book import figures
+from imcl_book.figures.four_losses import four_losses
 from torch import Tensor
 
 from imcl_core import Collaboration, RunConfig, train
@@ -76,7 +76,7 @@ def picture(config: RunConfig):
     predictions = dropout_predictions(collaboration, images)
     of_class = predictions[:, torch.arange(len(images)), data.test.labels]
     shown = int(of_class.std(dim=0).argmax())
-    return figures.overview(
+    return four_losses(
         data.test.images[shown].permute(1, 2, 0).numpy(),
         int(data.test.labels[shown]),
         data.classes,

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from imcl_book.figures import STYLE
+from imcl_book.figures.style import STYLE
 from imcl_core.errors import ImclError
 
 DPI, COLOURS = 130, 256  # of every frame; pictures without loss and with few colours are small

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from imcl_book import figures
+from imcl_book.figures.errata import claims_against_tables
 
 from imcl_core.study.notebook import read
 
@@ -129,7 +129,7 @@ def test_a_changed_number_changes_its_verdicts(page, tmp_path, line):
 
 
 def test_the_figure_labels_what_differs_and_nothing_else():
-    figure = figures.claims_against_tables([("a", 2.19, 2.09), ("b", 4.0, 4.0), ("c", 0.3, 0.3)])
+    figure = claims_against_tables([("a", 2.19, 2.09), ("b", 4.0, 4.0), ("c", 0.3, 0.3)])
     (axis,) = figure.axes
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.get_lines() if line.get_marker() in "oD"]
     assert points == [(2.19, pytest.approx(0.1)), (4.0, 0.0), (0.3, 0.0)]

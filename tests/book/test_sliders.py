@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from imcl_book import figures, site
+from imcl_book import site
+from imcl_book.figures.collaborative_learning import heads_at_temperature
+from imcl_book.figures.shared import matrices
 from imcl_book.sliders import Slider
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
@@ -104,7 +106,7 @@ def test_a_notebook_keeps_the_page_the_still_and_a_line_of_text():
 def test_it_is_small():
     rng = np.random.default_rng(0)
     rows = [{"a": {"b": rng.normal(size=(50, 50)), "c": rng.normal(size=(50, 50))}} for _ in range(2)]
-    made = Slider([figures.matrices(row, "value") for row in rows], "12", "epoch", "Noise.")
+    made = Slider([matrices(row, "value") for row in rows], "12", "epoch", "Noise.")
     assert len(made._repr_html_()) < 100_000
     assert len(made._repr_png_()) < 100_000
 
@@ -130,7 +132,7 @@ def test_heads_at_temperature_shows_each_head_its_teacher_and_the_place_of_the_t
     rng = np.random.default_rng(0)
     opinions, teachers = rng.random((2, 4, 3))
     lengths = rng.random((5, 4))
-    made = figures.heads_at_temperature(opinions, teachers, list("abc"), 1, [1, 2, 4, 8, 16], lengths, place=3)
+    made = heads_at_temperature(opinions, teachers, list("abc"), 1, [1, 2, 4, 8, 16], lengths, place=3)
     *panels, gradients = made.get_axes()
     for axis, head, teacher in zip(panels, opinions, teachers, strict=True):
         assert [bar.get_height() for bar in axis.patches] == [*head, *teacher]

@@ -1,8 +1,9 @@
-"""Figures of the chapter on many heads: what is drawn is what was given."""
+"""Figures of chapter 8: what is drawn is what was given."""
 
 import numpy as np
 import pytest
-from imcl_book import figures
+from imcl_book.figures import many_heads as figures
+from imcl_book.figures.style import COLOURS, ORANGE
 from matplotlib.colors import to_hex
 
 PARTS = [{"pieces": ["stem", "middle"], "parameters": 500_000}, {"pieces": ["end"], "parameters": 2_000_000}]
@@ -15,7 +16,7 @@ def pattern(*copies):
 def boxes(axis):
     """Place and row of every box, and those of the kept path."""
     middle = {(p.get_x() + p.get_width() / 2, round(p.get_y() + 0.4)): to_hex(p.get_facecolor()) for p in axis.patches}
-    kept = [place for place, shade in middle.items() if shade == figures.ORANGE.lower()]
+    kept = [place for place, shade in middle.items() if shade == ORANGE.lower()]
     return list(middle), kept
 
 
@@ -66,7 +67,7 @@ def test_heads_by_epoch_draws_means_and_ranges_and_dashes_what_departs_from_the_
     np.testing.assert_array_equal(solid.get_xydata(), [[1, 20], [2, 60], [3, 90]])
     np.testing.assert_array_equal(dashed.get_ydata(), [10, 30, 45])
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
-    assert solid.get_color() == dashed.get_color() == figures.COLOURS["tree"]
+    assert solid.get_color() == dashed.get_color() == COLOURS["tree"]
     corners = left.collections[0].get_paths()[0].vertices
     assert {y for x, y in corners if x == 2} == {50, 70}
     assert left.get_ylim() == right.get_ylim() == (0, 100)

@@ -1,7 +1,9 @@
-"""Figures of the chapter on a network of one's own: what is drawn is what was given."""
+"""Figures of chapter 10: what is drawn is what was given."""
 
 import numpy as np
-from imcl_book import figures
+from imcl_book.figures import your_own_network as figures
+from imcl_book.figures.style import colour
+from matplotlib.colors import to_rgba
 
 
 def test_costs_are_bars_by_method_beside_the_network_s_own():
@@ -10,9 +12,7 @@ def test_costs_are_bars_by_method_beside_the_network_s_own():
     for axis, (label, by_method) in zip(figure.axes, costs.items(), strict=True):
         (bars,) = axis.containers
         assert [bar.get_width() for bar in bars] == list(by_method.values())
-        assert [bar.get_facecolor() for bar in bars] == [
-            figures.plt.matplotlib.colors.to_rgba(figures.colour(name)) for name in by_method
-        ]
+        assert [bar.get_facecolor() for bar in bars] == [to_rgba(colour(name)) for name in by_method]
         assert axis.get_xlabel().startswith(label)
         assert [line.get_xdata()[0] for line in axis.get_lines()] == [1]
     assert [text.get_text() for axis in figure.axes for text in axis.texts] == ["0.0005", "1.5", "0", "0.125"]

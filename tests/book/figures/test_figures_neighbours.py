@@ -1,9 +1,10 @@
-"""Figures of the chapter on neighbours: what is drawn is what was given."""
+"""Figures of chapter 11: what is drawn is what was given."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from imcl_book import figures
+from imcl_book.figures import neighbours as figures
+from imcl_book.figures.style import BLUE, ORANGE
 from matplotlib.colors import to_hex
 
 DIFFERENCES = {"out": [1.0, 3.0], "cutout": [-2.0, -1.0, 0.0], "kd": [0.5]}
@@ -43,7 +44,7 @@ def test_dropped_units_are_orange_and_no_others(at_work):
         assert (drawn[4] > maps.max()).all()
         assert axis.images[0].get_clim()[1] == maps.max()
         assert to_hex(axis.images[0].get_cmap().get_over()) == "#ffffff"
-        assert to_hex(axis.images[0].get_cmap().get_bad()) == figures.ORANGE.lower()
+        assert to_hex(axis.images[0].get_cmap().get_bad()) == ORANGE.lower()
     names = [axis.get_title() for axis in figure.axes[6:9]]
     assert names[1:] == list(kept)
 
@@ -79,7 +80,7 @@ def test_methods_are_sorted_by_their_mean_and_the_papers_stand_out():
     assert means == [(np.mean(DIFFERENCES[name]), row) for row, name in enumerate(order)]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
     looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in marks(axis)}
-    assert looks == {"neighbours": (figures.BLUE, "o"), "the paper's four": (figures.ORANGE, "D")}
+    assert looks == {"neighbours": (BLUE, "o"), "the paper's four": (ORANGE, "D")}
     (legend,) = figure.legends
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted(looks)
 

@@ -1,14 +1,17 @@
-"""Figures of the chapter beyond classification: what is drawn is what was given."""
+"""Figures of chapter 12: what is drawn is what was given."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from imcl_book import figures
+from imcl_book.figures import beyond_classification as figures
+from imcl_book.figures.style import colour
 from matplotlib.colors import to_hex
 
 CLASSES = ("lying stripes", "rising stripes", "checks")
 IMAGE = np.random.default_rng(0).integers(256, size=(3, 4, 5), dtype=np.uint8)
 LABELS = np.arange(20).reshape(4, 5) % 3
+VALUES = {"baseline": [40.0, 42.0], "mid": [41.0, 45.0], "mid+pull-push": [39.0, 38.0]}
+DIFFERENCES = {"mid": [1.0, 3.0], "mid+pull-push": [-1.0, -4.0]}
 
 
 def shade(axis, row, column):
@@ -70,10 +73,6 @@ def test_entropy_is_that_of_the_mean_and_bars_are_those_of_the_place(at_pixels):
     assert [name.startswith("[") for name in names] == [label == LABELS[2, 4] for label in range(3)]
 
 
-VALUES = {"baseline": [40.0, 42.0], "mid": [41.0, 45.0], "mid+pull-push": [39.0, 38.0]}
-DIFFERENCES = {"mid": [1.0, 3.0], "mid+pull-push": [-1.0, -4.0]}
-
-
 def test_seeds_are_rings_means_are_marks_and_bounds_are_bars():
     figure = figures.dense_compared(VALUES, DIFFERENCES, {"mid": (-4.0, 8.0)}, "mIoU (%)")
     left, right = figure.axes
@@ -82,7 +81,7 @@ def test_seeds_are_rings_means_are_marks_and_bounds_are_bars():
         assert rings == list(given.values())
         marks = {line.get_label(): line for line in axis.get_lines() if line.get_label() in VALUES}
         assert {name: mark.get_xdata()[0] for name, mark in marks.items()} == {n: np.mean(v) for n, v in given.items()}
-        assert all(mark.get_color() == figures.colour(name) for name, mark in marks.items())
+        assert all(mark.get_color() == colour(name) for name, mark in marks.items())
         rows = [round(mark.get_ydata()[0] + 0.1) for mark in marks.values()]
         assert rows == [list(VALUES).index(name) for name in marks]
     (bar,) = [line for line in right.get_lines() if line.get_label() == "_bounds"]

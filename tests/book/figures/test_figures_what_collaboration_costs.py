@@ -1,8 +1,8 @@
-"""Figures of the chapter on costs: what is drawn is what was given."""
+"""Figures of chapter 9: what is drawn is what was given."""
 
 import numpy as np
 import pytest
-from imcl_book import figures
+from imcl_book.figures import what_collaboration_costs as figures
 
 
 def marks(axis):
@@ -103,9 +103,3 @@ def test_each_front_is_a_staircase_from_the_cheapest_down_and_the_legend_counts_
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["baseline (2)", "out (1)", "out+mid (3)"]
     assert figure.axes[0].get_xlabel().startswith("training time")
-
-
-def test_every_method_has_a_colour_and_a_shape_of_its_own():
-    methods = [*figures.COLOURS, "out+mid"]
-    assert len({figures.colour(name) for name in methods}) == len(methods)
-    assert len({figures._marker(name) for name in methods}) == len(methods)

@@ -1,0 +1,164 @@
+"""Figures that several chapters show, and the bars and pairs of which others are made."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from imcl_book.figures.style import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    RED,
+    SKY,
+    colour,
+    count_along,
+    legend_above,
+    panels,
+    styled,
+    without_ticks,
+)
+from imcl_core.training.record import Record
+
+
+def grouped_bars(
+    axis: Axes, series: Mapping[str, np.ndarray], names: Sequence[str], colours: Sequence[str] = (BLUE, ORANGE)
+) -> None:
+    """Bars of several series (m,) side by side, above the names of their entries."""
+    places, width = np.arange(len(names)), 0.8 / len(series)
+    for i, ((label, values), shade) in enumerate(zip(series.items(), colours, strict=False)):
+        axis.bar(places + (i - (len(series) - 1) / 2) * width, values, width, color=shade, label=label)
+    axis.set_xticks(places, names)
+    axis.axhline(0, color=BLACK, lw=0.8)
+
+
+@styled
+def run_curves(record: Record) -> Figure:
+    """One run by epoch: left the parts of the training loss and the test loss, right training and test error."""
+    figure, ((losses, errors),) = panels(1, 2, 7, 3.2)
+    trained = {key: [epoch[key] for epoch in record.curve] for key in ("epoch", "train_error")}
+    tested = {key: [epoch[key] for epoch in record.evaluated] for key in ("epoch", "test_loss", "test_error")}
+    for part, values in _parts_of_the_loss(record).items():
+        shade = colour("baseline" if part == "hard" else part)
+        losses.plot(trained["epoch"], values, color=shade, label=f"{part}, training")
+    losses.plot(tested["epoch"], tested["test_loss"], color=RED, ls="--", label="hard, test")
+    errors.plot(trained["epoch"], trained["train_error"], color=SKY, label="training")
+    errors.plot(tested["epoch"], tested["test_error"], color=RED, ls="--", label="test")
+    for axis, label in ((losses, "loss"), (errors, "error (%)")):
+        axis.set(xlabel="epoch", ylabel=label)
+        count_along(axis)
+        axis.legend()
+    return figure
+
+
+def _parts_of_the_loss(record: Record) -> dict[str, list[float]]:
+    """The sum of each method's terms, such as `mid/…`, a value an epoch."""
+    parts: dict[str, list[float]] = {}
+    for epoch in record.curve:
+        sums = dict.fromkeys((name.split("/")[0] for name in epoch["terms"]), 0.0)
+        for name, value in epoch["terms"].items():
+            sums[name.split("/")[0]] += value
+        for part, value in sums.items():
+            parts.setdefault(part, []).append(value)
+    return parts
+
+
+@styled
+def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
+    """Test error less the baseline's at the same seed, in points: a ring a seed, the mean ± its standard error.
+
+    `differences` by method, a value a seed, the same seeds in the same order for all.
+    """
+    figure, axes = panels(1, 1, 6, 0.9 + 0.6 * len(differences))
+    draw_pairs(axes[0, 0], differences)
+    return figure
+
+
+def draw_pairs(axis: Axes, differences: Mapping[str, Sequence[float]]) -> None:
+    """A row a method: its seeds as rings, their mean ± its standard error above them."""
+    for row, (methods, values) in enumerate(differences.items()):
+        error = np.std(values, ddof=1) / len(values) ** 0.5
+        axis.errorbar(np.mean(values), row, xerr=error, color=colour(methods), fmt="D", ms=6, lw=2.5, capsize=4)
+        axis.plot(values, [row + 0.28] * len(values), "o", mfc="none", color=colour(methods), ms=7)
+    axis.axvline(0, color=BLACK, lw=0.8, ls=":")
+    axis.set_yticks(range(len(differences)), list(differences))
+    axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(differences) - 0.4, -0.5))
+
+
+@styled
+def gradient_reach(norms: Mapping[str, np.ndarray], terms: Sequence[str], parts: Sequence[str]) -> Figure:
+    """Which weights each loss touches: gradient norms (terms, parts), a panel each; exact zeros are left empty."""
+    touched = {title: np.where(values > 0, values, np.nan) for title, values in norms.items()}
+    low, high = (bound([bound(values) for values in touched.values()]) for bound in (np.nanmin, np.nanmax))
+    figure, axes = panels(1, len(norms), 7 if len(norms) > 1 else 5.6, 1.5 + 0.16 * len(terms), sharey=True)
+    for axis, (title, values) in zip(axes[0], touched.items(), strict=True):
+        image = axis.imshow(values, norm=LogNorm(low, high), cmap="cividis", aspect="auto")
+        axis.set_xticks(range(len(parts)), parts, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(terms)), terms, fontsize=8)
+        axis.set_xticks(np.arange(len(parts) + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(len(terms) + 1) - 0.5, minor=True)
+        axis.grid(which="minor", color="0.85", lw=0.5)
+        axis.tick_params(which="both", length=0)
+        axis.set_xlabel("weights of")
+        axis.set_title(title, fontsize=10)
+    axes[0, 0].set_ylabel("term of the objective")
+    figure.colorbar(image, ax=axes, label="norm of the gradient", shrink=0.9)
+    return figure
+
+
+@styled
+def by_depth(
+    curves: Mapping[str, Sequence[float]],
+    label: str,
+    references: Mapping[str, float] | None = None,
+    log: bool = False,
+) -> Figure:
+    """A value for each layer, shallowest first; `references` are dotted levels, such as chance.
+
+    A curve has the colour of the method its name begins with; a second one of that method is dashed. `log`: the scale
+    is logarithmic above 1 and linear below, so that it can show 0.
+    """
+    figure, axes = panels(1, 1, 6, 3.4)
+    axis, used = axes[0, 0], []
+    for (name, values), mark in zip(curves.items(), "so^Dv", strict=False):
+        method = name.split()[0].strip(",:")
+        shade = "0.55" if method == "before" else colour(method)
+        style = {"color": shade, "ls": "--" if shade in used else "-", "marker": mark, "markersize": 4}
+        axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)
+        used.append(shade)
+    for name, level in (references or {}).items():
+        _level(axis, name, level)
+    if log:
+        axis.set_yscale("symlog", linthresh=1)
+        axis.yaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="layer, from the image to the classifier", ylabel=label)
+    count_along(axis)
+    legend_above(figure, axis, columns=2)
+    return figure
+
+
+def _level(axis: Axes, name: str, level: float) -> None:
+    """A dotted horizontal line, named at its right end."""
+    axis.axhline(level, color="0.4", ls=":", lw=1)
+    place = {"xytext": (-2, 2), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    note = axis.annotate(name, (1, level), ha="right", fontsize=8, **place)
+    note.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0})
+
+
+@styled
+def matrices(rows: Mapping[str, Mapping[str, np.ndarray]], label: str, limit: float = 1.0) -> Figure:
+    """Square matrices on one scale from -limit to limit, white at 0: a row for each name, columns named alike."""
+    columns = len(next(iter(rows.values())))
+    side = 6.2 / columns
+    figure, axes = panels(len(rows), columns, 7, max(1.8, (side + 0.12) * len(rows) + 0.75))
+    for number, (line, (name, row)) in enumerate(zip(axes, rows.items(), strict=True)):
+        for axis, (title, matrix) in zip(line, row.items(), strict=True):
+            image = axis.imshow(matrix, vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="nearest")
+            without_ticks(axis, framed=True)
+            if number == 0:
+                axis.set_title(title, fontsize=9)
+        line[0].set_ylabel(name)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.9, location="bottom", aspect=40)
+    return figure

@@ -1,0 +1,18 @@
+"""The figure of chapter 6: what is drawn is what was given."""
+
+import numpy as np
+import pytest
+from imcl_book.figures import kernels as figures
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 16])
+def test_filters_are_standardised_and_keep_every_weight(channels):
+    kernel = np.random.default_rng(channels).normal(7, 3, (channels, 3, 3))
+    figure = figures.filter_pairs({"kernel": [("most alike", kernel, -kernel)]})
+    left, right = (np.ma.filled(axis.images[0].get_array(), np.nan) for axis in figure.axes[:2])
+    shown = left[~np.isnan(left)]
+    standard = (kernel - kernel.mean()) / kernel.std()
+    assert np.allclose(np.sort(shown), np.sort(standard.ravel()))
+    assert np.allclose(left[:3, :3], standard[0])
+    assert np.allclose(left, -right, equal_nan=True)
+    assert figure.axes[0].get_title(loc="left") == "most alike"
