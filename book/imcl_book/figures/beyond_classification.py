@@ -22,6 +22,7 @@ from imcl_book.figures.style import (
     colour,
     count_along,
     legend_above,
+    looks,
     marker,
     panels,
     styled,
@@ -141,9 +142,10 @@ def curves_by_method(curves: Mapping[str, np.ndarray], label: str) -> Figure:
     """A quantity (seeds, epochs) by epoch for each method: the mean over seeds, and the baseline's range as a band."""
     figure, axes = panels(1, 1, 6.5, 3.6)
     axis = axes[0, 0]
+    styles = looks(curves)
     for methods, runs in curves.items():
         epochs = np.arange(1, runs.shape[1] + 1)
-        axis.plot(epochs, runs.mean(axis=0), color=colour(methods), marker=marker(methods), ms=5, label=methods)
+        axis.plot(epochs, runs.mean(axis=0), ms=5, label=methods, **styles[methods])
         if methods == "baseline":
             axis.fill_between(epochs, runs.min(axis=0), runs.max(axis=0), color=colour(methods), alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel=label)

@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a method
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ COLOURS = {
     "baseline": BLACK, "out": ORANGE, "mid": BLUE, "pull-push": GREEN, "kernel": PINK,
     "tree": SKY, "multi-instance": "#8C4A00", "baseline-2x": "#888888",
 }  # fmt: skip
-COMBINATION = RED  # of several methods
+COMBINATIONS = (RED, "#7B3FA0", "#5B6C00"), "Xph8"  # of several methods at once: shades and shapes
 STYLE = {
     "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 10, "legend.frameon": False, "image.cmap": "cividis",
@@ -28,12 +28,24 @@ STYLE = {
 
 def colour(methods: str) -> str:
     """The colour of a method, or of any combination."""
-    return COLOURS.get(methods, COMBINATION)
+    return COLOURS.get(methods, COMBINATIONS[0][0])
 
 
 def marker(methods: str) -> str:
     """A shape for a method, so that colour is not all that tells it apart; a cross for combinations."""
-    return dict(zip(COLOURS, "osD^vP*<", strict=False)).get(methods, "X")
+    return dict(zip(COLOURS, "osD^vP*<", strict=False)).get(methods, COMBINATIONS[1][0])
+
+
+def looks(methods: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker for each of several methods drawn together, no two alike.
+
+    They are those of `colour` and `marker`; combinations after the first take further ones, enough for twelve.
+    """
+    methods, (shades, shapes) = list(methods), COMBINATIONS
+    combined = [name for name in methods if name not in COLOURS]
+    further = {n: (shades[i % len(shades)], shapes[i % len(shapes)]) for i, n in enumerate(combined)}
+    pairs = {name: further.get(name, (colour(name), marker(name))) for name in methods}
+    return {name: {"color": shade, "marker": shape} for name, (shade, shape) in pairs.items()}
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

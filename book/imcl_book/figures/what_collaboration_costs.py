@@ -17,6 +17,7 @@ from imcl_book.figures.style import (
     YELLOW,
     colour,
     legend_above,
+    looks,
     marker,
     panels,
     styled,
@@ -100,10 +101,10 @@ def error_against_cost(
     value. The dotted line of a panel joins `fronts[label]`, the methods that no other beats in both.
     """
     figure, axes = panels(1, len(costs), 7, 3.6, sharey=True)
-    means = {name: np.mean(values) for name, values in errors.items()}
+    means, styles = {name: np.mean(values) for name, values in errors.items()}, looks(errors)
     for axis, (label, by_method) in zip(axes[0], costs.items(), strict=True):
         for name, values in errors.items():
-            _error_and_cost(axis, name, values, by_method[name])
+            _error_and_cost(axis, f"{name} ({len(values)})", values, by_method[name], styles[name])
         front = sorted((np.median(by_method[name]), means[name]) for name in fronts[label])
         axis.step(*zip(*front, strict=True), where="post", color="0.4", ls=":", lw=1, zorder=0)
         axis.set(xlabel=f"{label}\n(baseline = 1)")
@@ -114,10 +115,12 @@ def error_against_cost(
     return figure
 
 
-def _error_and_cost(axis: Axes, name: str, errors: Sequence[float], costs: Sequence[float]) -> None:
+def _error_and_cost(
+    axis: Axes, label: str, errors: Sequence[float], costs: Sequence[float], style: Mapping[str, str]
+) -> None:
     """A method's mean error and its deviation, at the median of its costs and their range."""
     spread = np.std(errors, ddof=1) if len(errors) > 1 else 0
     middle = np.median(costs)
     reach = [[middle - min(costs)], [max(costs) - middle]]
-    style = {"color": colour(name), "marker": marker(name), "ls": "none", "elinewidth": 1, "capsize": 2}
-    axis.errorbar(middle, np.mean(errors), spread, reach, label=f"{name} ({len(errors)})", **style)
+    bars = {"ls": "none", "elinewidth": 1, "capsize": 2}
+    axis.errorbar(middle, np.mean(errors), spread, reach, label=label, **style, **bars)

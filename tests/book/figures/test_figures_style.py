@@ -3,11 +3,12 @@
 import importlib
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from imcl_book.figures.style import COLOURS, STYLE, blank, colour, marker, styled
+from imcl_book.figures.style import COLOURS, STYLE, blank, colour, looks, marker, styled
 
 ROOT = Path(__file__).parents[3]
 IMPORT = re.compile(r"^from imcl_book\.figures import (\w+) as figures$", re.MULTILINE)
@@ -18,6 +19,15 @@ def test_every_method_has_a_colour_and_a_shape_of_its_own():
     methods = [*COLOURS, "out+mid"]
     assert len({colour(name) for name in methods}) == len(methods)
     assert len({marker(name) for name in methods}) == len(methods)
+
+
+def test_every_combination_drawn_with_others_has_a_look_of_its_own():
+    singles = ("out", "mid", "pull-push", "kernel")
+    combined = ["+".join(names) for n in (2, 3, 4) for names in combinations(singles, n)]
+    found = looks([*COLOURS, *combined])
+    assert len({tuple(look.values()) for look in found.values()}) == len(COLOURS) + 11
+    assert found["out"] == {"color": colour("out"), "marker": marker("out")}
+    assert looks(["mid", "out+mid"])["out+mid"] == {"color": colour("out+mid"), "marker": marker("out+mid")}
 
 
 def test_a_figure_is_drawn_in_the_books_style_and_leaves_matplotlibs_settings_alone():

@@ -95,6 +95,12 @@ def test_error_stands_at_its_mean_with_its_deviation_and_cost_at_its_median_with
     assert [(high - low) / 2 for low, high in deviations] == pytest.approx(wanted)
 
 
+def test_combinations_are_told_apart_by_shape():
+    errors = {"out+mid": [30.0], "mid+kernel": [28.0]}
+    (axis,) = figures.error_against_cost(errors, {"time": errors}, {"time": ["mid+kernel"]}).axes
+    assert len({container.lines[0].get_marker() for container in axis.containers}) == len(errors)
+
+
 def test_each_front_is_a_staircase_from_the_cheapest_down_and_the_legend_counts_seeds(pareto):
     _, figure = pareto
     steps = [[line for line in axis.get_lines() if line.get_linestyle() == ":"] for axis in figure.axes]
