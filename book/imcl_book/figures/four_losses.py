@@ -48,17 +48,18 @@ def four_losses(
 
 
 def _probabilities(axis: Axes, rows: np.ndarray, label: int, classes: Sequence[str], what: str) -> None:
-    """Probabilities (rows, m) as shades, brighter for higher, the true class framed."""
+    """Probabilities (rows, m) as shades, brighter for higher, the true class framed; both are said below."""
     axis.imshow(rows, vmin=0, aspect="auto", cmap="cividis")
     axis.add_patch(Rectangle((label - 0.5, -0.5), 1, len(rows), fill=False, ec=RED, lw=1.5))
     axis.set_xticks(range(len(classes)), classes)
     shown = range(0, len(rows), 1 + len(rows) // 8)
     axis.set_yticks(shown, [str(row + 1) for row in shown])
-    axis.set(xlabel="class", ylabel=what)
+    axis.set(xlabel="class (framed: the true one;\nbrighter: more probable)", ylabel=what)
 
 
 def _similarities(part: SubFigure, matrices: Sequence[np.ndarray]) -> None:
     """Three matrices (n, n) of similarity: what comes in, what a layer makes of it, and where it is to go."""
+    part.supxlabel("images in rows and columns, sorted by class\n(red: alike, blue: unlike)", fontsize=9)
     for axis, matrix, name in zip(part.subplots(1, 3), matrices, ("pixels", "one layer", "labels"), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set(title=name, xticks=[], yticks=[])

@@ -24,6 +24,11 @@ def test_the_four_losses_show_every_matrix_and_frames_the_true_class():
         np.testing.assert_array_equal(array, expected)
     frames = [patch.get_x() for axis in figure.axes for patch in axis.patches if isinstance(patch, Rectangle)]
     assert frames == [1.5, 1.5]
+    said = " ".join(axis.get_xlabel() for axis in figure.axes) + " ".join(
+        part.get_supxlabel() for part in figure.subfigs
+    )
+    for drawn in ("framed", "brighter", "red", "blue", "sorted by class"):
+        assert drawn in said
 
 
 def test_the_picture_of_the_readme_comes_from_a_trained_network():
