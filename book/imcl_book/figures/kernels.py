@@ -13,18 +13,20 @@ __all__ = ["by_depth", "filter_pairs", "matrices"]
 
 @styled
 def filter_pairs(rows: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> Figure:
-    """Pairs of filters (C, kh, kw) side by side, each standardised and its channels tiled: a row for each name."""
-    pairs = max(len(row) for row in rows.values())
-    figure, axes = panels(len(rows), 2 * pairs, 7, 7 / (2 * pairs) * len(rows) * 1.12 + 0.5)
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        for number, (title, *filters) in enumerate(row):
-            for axis, kernel in zip(line[2 * number : 2 * number + 2], filters, strict=True):
-                image = axis.imshow(_tiles((kernel - kernel.mean()) / kernel.std()), vmin=-3, vmax=3, cmap="PuOr")
-                axis.set(xticks=[], yticks=[])
-            line[2 * number].set_title(title, loc="left", fontsize=8)
+    """Pairs of filters (C, kh, kw) side by side, each standardised and its channels tiled: a row a pair.
+
+    `rows` by name, such as a layer's: each pair with its title. As narrow as a telephone, so that nothing shrinks.
+    """
+    pairs = [(name, *pair) for name, row in rows.items() for pair in row]
+    figure, axes = panels(len(pairs), 2, 3.4, 1.75 * len(pairs) + 0.6)
+    for line, (name, title, *filters) in zip(axes, pairs, strict=True):
+        for axis, kernel in zip(line, filters, strict=True):
+            image = axis.imshow(_tiles((kernel - kernel.mean()) / kernel.std()), vmin=-3, vmax=3, cmap="PuOr")
+            axis.set(xticks=[], yticks=[])
+        line[0].set_title(title, loc="left", fontsize=9)
         line[0].set_ylabel(name)
     label = "weight (standard deviations of its filter)"
-    figure.colorbar(image, ax=axes, label=label, shrink=0.8, location="bottom", aspect=40)
+    figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=25)
     return figure
 
 

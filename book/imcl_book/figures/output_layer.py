@@ -22,23 +22,28 @@ def dropout_tree(
 
     `units`: arrays (branches, d) with their `names`, the first layer on top; NaN where a unit is dropped (white).
     Shades go from 0 to the layer's largest. `predictions` (branches, m), probabilities; the label's bar is orange.
+    Four branches are half a page wide, so that a telephone shrinks them little.
     """
-    figure, axes = panels(1, 1, 7, 1.2 + 1.45 * len(units))
-    axis, across, above = axes[0, 0], len(predictions), np.zeros(0)
+    across, above = len(predictions), np.zeros(0)
+    side, floor = 1.1 if across <= 4 else 0.8, -1.15 * len(units) - 0.05  # inches a branch; where predictions stand
+    figure, axes = panels(1, 1, side * (across + 0.3), side * (0.7 - floor) + 0.4)
+    axis = axes[0, 0]
     for depth, (values, name) in enumerate(zip(units, names, strict=True)):
         places, y = (np.arange(len(values)) + 0.5) * across / len(values), -1.15 * depth
         for i, (x, tile) in enumerate(zip(places, values, strict=True)):
             _units(axis, tile, x, y, np.nanmax(values))
             for parent in above[[i * len(above) // len(values)]] if depth else ():
                 axis.plot([parent, x], [y + 0.75, y + 0.4], color=BLACK, lw=0.8)
-        axis.text(-0.1, y, name, ha="right", va="center", fontsize=9)
+        axis.text(-0.08, y, name, rotation=90, ha="right", va="center")
         above = places
-    floor = -1.15 * len(units) - 0.05
     for x, row in zip(above, predictions, strict=True):
         _prediction(axis, row, x, floor, classes if len(classes) <= 10 else (), label)
-    axis.text(-0.1, floor + 0.3, "predictions", ha="right", va="center", fontsize=9)
-    axis.set(xlim=(-1, across), ylim=(floor - 0.25, 0.45), aspect="equal")
+    axis.text(-0.08, floor + 0.35, "prediction", rotation=90, ha="right", va="center")
+    axis.set(xlim=(-0.3, across), ylim=(floor - 0.25, 0.45), aspect="equal")
     axis.axis("off")
+    keys = {"dropped": "white", "the label": ORANGE, "another class": BLUE}
+    patches = [Rectangle((0, 0), 1, 1, fc=shade, ec=BLACK, lw=0.8) for shade in keys.values()]
+    figure.legend(patches, keys, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -53,13 +58,14 @@ def _units(axis: Axes, values: np.ndarray, x: float, y: float, top: float) -> No
 
 
 def _prediction(axis: Axes, row: np.ndarray, x: float, floor: float, classes: Sequence[str], label: int) -> None:
-    """Probabilities (m,) as bars that stand on `floor` around x, above the names of their classes."""
+    """Probabilities (m,) as bars on `floor` around x, above the names of the label and of the likeliest class."""
     slots = x + 0.8 * ((np.arange(len(row)) + 0.5) / len(row) - 0.5)
     shades = [ORANGE if c == label else BLUE for c in range(len(row))]
     axis.bar(slots, 0.7 * row, 0.65 / len(row), floor, color=shades)
     axis.plot([x - 0.4, x + 0.4], [floor, floor], color=BLACK, lw=0.8)
-    for slot, name in zip(slots, classes, strict=False):
-        axis.text(slot, floor - 0.05, name, ha="center", va="top", fontsize=8)
+    for c, name in enumerate(classes):
+        if c in (label, row.argmax()):  # all would be too small to read
+            axis.text(slots[c], floor - 0.05, name, ha="center", va="top")
 
 
 @styled

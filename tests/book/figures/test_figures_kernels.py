@@ -16,3 +16,12 @@ def test_filters_are_standardised_and_keep_every_weight(channels):
     assert np.allclose(left[:3, :3], standard[0])
     assert np.allclose(left, -right, equal_nan=True)
     assert figure.axes[0].get_title(loc="left") == "most alike"
+
+
+def test_every_pair_has_a_row_and_the_name_of_its_layer():
+    pair = np.ones((2, 1, 3, 3)) * [[1.0], [2.0], [4.0]]
+    figure = figures.filter_pairs({"layer 2": [("alike", *pair), ("opposite", *pair)], "layer 13": [("alike", *pair)]})
+    first = figure.axes[:6:2]
+    assert [axis.get_ylabel() for axis in first] == ["layer 2", "layer 2", "layer 13"]
+    assert [axis.get_title(loc="left") for axis in first] == ["alike", "opposite", "alike"]
+    assert figure.get_figwidth() * figure.dpi <= 390

@@ -45,6 +45,16 @@ def test_dropout_tree_shows_every_mask_and_prediction(rng):
     assert texts(figure).count("c") == 4 and "four" in texts(figure)
 
 
+def test_dropout_tree_names_the_label_the_likeliest_class_and_every_colour():
+    units, predictions = [np.ones((1, 4))], np.array([[0.7, 0.1, 0.2]])
+    figure = figures.dropout_tree(units, ["one"], predictions, CLASSES, label=2)
+    assert texts(figure) == ["one", "a", "c", "prediction"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dropped", "the label", "another class"]
+    assert to_hex(legend.get_patches()[1].get_facecolor()) == ORANGE.lower()
+    assert figure.get_figwidth() < 5  # a telephone shrinks it little
+
+
 def test_branches_by_epoch_shows_every_branch_and_their_mean(rng):
     values = rng.random((5, 4))
     figure = figures.branches_by_epoch({"baseline": values, "out": values / 2}, "probability")
