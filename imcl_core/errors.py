@@ -24,12 +24,10 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
 
 
 def needed(module: str, package: str, extra: str) -> ModuleType:
-    """A module that only the extra `extra` of this package asks for; `ImclError` where it is not installed."""
+    """A module of `package`, which only the extra `extra` of this one asks for; `ImclError` where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise ImclError(
-            f"This needs {package}: install it (pip install {package}), or this package with its extra {extra!r}."
-        ) from None
+        raise ImclError(f"This needs {package}: pip install 'imcl-core[{extra}]'.") from None

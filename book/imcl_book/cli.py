@@ -16,7 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ImclError as error:
         print(error, file=sys.stderr)
     except ModuleNotFoundError as error:
-        print(f"This needs {error.name}: install this package with its extra 'book'.", file=sys.stderr)
+        name = parsed.run.__name__
+        print(f"imcl-book {name} needs {error.name}: pip install 'imcl-core[study,book]'.", file=sys.stderr)
     return 2
 
 

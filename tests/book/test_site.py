@@ -3,6 +3,7 @@
 import asyncio
 import html
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -337,9 +338,12 @@ def test_each_executed_page_says_what_its_run_took(site):
 
 
 def test_buttons_and_previews_follow_the_repository_address(site, tmp_path):
-    page, kept = "notebooks/1-collaborative-learning.html", "_static/preview.png"
+    page, kept = "notebooks/1-collaborative-learning.html", "_static/readme.png"
     without = (site.folder / page).read_text(encoding="utf-8")
     assert "colab" not in without and "og:image" not in without and "og:title" in without
+    (words,) = re.findall(r'<meta name="description" content="([^"]*)"', without)
+    assert words.startswith("What can several classifiers teach one another")  # not what its last run took
+    assert f'property="og:description" content="{words}"' in without and "summary_large_image" in without
     assert (site.folder / kept).exists()
     text = (ROOT / "_config.yml").read_text(encoding="utf-8").replace('url: ""', "url: https://github.com/ann/book")
     (tmp_path / "_config.yml").write_text(text, encoding="utf-8")

@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -36,8 +35,7 @@ ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 EXECUTIONS = ROOT / "book" / "executions.json"
 STATUS = "book/status"
-PICTURE = "_static/readme.png"
-PREVIEW = "_static/preview.png"
+PICTURE = "_static/readme.png"  # what other sites show where someone links to a page
 PDF = "intra-model-collaborative-learning.pdf"
 PDF_LINK = f'<p class="pdf" hidden><a href="{PDF}">The whole book as one PDF</a></p>'  # imcl_book.site shows it
 BUTTONS = {
@@ -124,12 +122,10 @@ def say_what_the_run_took(app: Sphinx, doctree: nodes.document) -> None:
     title = next(doctree.findall(nodes.title), None)
     if not run or not run["current"] or title is None:
         return
-    link = addnodes.pending_xref(
-        "", nodes.inline("", "all executions"), refdomain="std", reftype="doc", reftarget=f"/{STATUS}",
-        refdoc=app.env.docname, refexplicit=True, refwarn=True,
-    )  # fmt: skip
-    text = f"Runs in {run['seconds']} s on {run['hardware']} ("
-    line = nodes.paragraph("", "", nodes.Text(text), link, nodes.Text(")"), classes=["execution"])
+    took = html.escape(f"Runs in {run['seconds']} s on {run['hardware']}")
+    address = app.builder.get_relative_uri(app.env.docname, STATUS)
+    link = f'<a class="reference internal" href="{address}">all executions</a>'
+    line = nodes.raw("", f'<p class="execution">{took} ({link})</p>', format="html")  # raw, and so not in the preview
     title.parent.insert(title.parent.index(title) + 1, line)
 
 
@@ -158,45 +154,16 @@ class PdfLink(SphinxDirective):
 
 
 def publish(app: Sphinx, config: Config) -> None:
-    """With `repository.url` in `_config.yml` come the buttons that need it, and the address of the site on Pages."""
+    """With `repository.url` in `_config.yml` come the buttons, the address of the site on Pages, and its previews."""
     address = config.html_theme_options.get("repository_url", "").rstrip("/")
     if address:
         config.html_theme_options |= BUTTONS
     if not config.html_baseurl and urlsplit(address).netloc == "github.com":
         owner, name = address.split("/")[-2:]
         config.html_baseurl = f"https://{owner}.github.io/{name}/"
-
-
-def add_preview(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
-    """What other sites show where someone links here: title, first words and, where the address is known, a picture."""
-    if doctree is None:
-        return
-    words = (p.astext() for p in doctree.findall(nodes.paragraph) if "execution" not in p["classes"])
-    tags = {
-        "og:type": "article", "og:site_name": app.config.html_title, "og:title": context["title"],
-        "og:description": " ".join(next(words, "").split())[:300], "twitter:card": "summary_large_image",
-    }  # fmt: skip
-    if base := app.config.html_baseurl:
-        tags |= {"og:url": f"{base.rstrip('/')}/{page}.html", "og:image": f"{base.rstrip('/')}/{PREVIEW}"}
-        tags |= {"og:image:width": "1200", "og:image:height": "630"}
-    escaped = {name: html.escape(text) for name, text in tags.items()}
-    context["metatags"] += "".join(f'<meta property="{name}" content="{value}" />\n' for name, value in escaped.items())
-    context["metatags"] += f'<meta name="description" content="{escaped["og:description"]}" />\n'
-
-
-def draw_preview(app: Sphinx, exception: Exception | None) -> None:
-    """The picture of the previews, 1200 x 630 pixels: the book's title beside its one picture."""
-    if exception is not None or app.builder.format != "html":
-        return
-    from matplotlib.figure import Figure
-    from matplotlib.image import imread
-
-    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
-    figure.text(0.03, 0.5, app.config.html_title.replace(" ", "\n"), fontsize=40, va="center", linespacing=1.3)
-    axes = figure.add_axes((0.4, 0.03, 0.58, 0.94))
-    axes.imshow(imread(Path(app.outdir) / PICTURE))
-    axes.set_axis_off()
-    figure.savefig(Path(app.outdir) / PREVIEW)
+    config.ogp_site_name = config.html_title
+    if config.html_baseurl:
+        config.ogp_site_url, config.ogp_image = config.html_baseurl, PICTURE
 
 
 def missing_page(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
@@ -228,8 +195,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", publish)
     app.connect("doctree-read", say_what_the_run_took)
     app.connect("html-collect-pages", missing_page)
-    app.connect("html-page-context", add_preview)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", copy_records)
-    app.connect("build-finished", draw_preview)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
