@@ -15,7 +15,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.base import AXE_SCRIPT
-from imcl_book import cli, site
+from imcl_book import cli
+from imcl_book import site as book_site
 from imcl_book.sphinx.pages import PDF_LINK
 from imcl_book.stamps import code_digest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 VIEWS = {"phone": (390, 844, "dark"), "desk": (1300, 800, "light")}
 AT_ONCE = 3  # pages open at the same time
 HEAVIEST = 1_000_000  # bytes of a page and its own pictures
-pytestmark = pytest.mark.skipif(site.chromium() is None, reason=f"{site.NO_BROWSER} The site was not tried.")
+pytestmark = pytest.mark.skipif(book_site.chromium() is None, reason=f"{book_site.NO_BROWSER} The site was not tried.")
 
 LOOK = """async () => {
   await window.MathJax?.startup?.promise;
@@ -103,9 +104,9 @@ def build(target: Path, *options: str | Path) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
     folder = build(tmp_path_factory.mktemp("book"))
-    with site.serving(folder) as address, asyncio.Runner() as runner:
+    with book_site.serving(folder) as address, asyncio.Runner() as runner:
         playwright = runner.run(async_playwright().start())
-        start = playwright.chromium.launch(executable_path=site.chromium(), args=site.FLAGS)
+        start = playwright.chromium.launch(executable_path=book_site.chromium(), args=book_site.FLAGS)
         browser = runner.run(start)
         yield Site(folder, address, browser, runner.run)
         runner.run(browser.close())
@@ -169,7 +170,7 @@ def test_each_internal_link_leads_somewhere(site, visits):
         file = site.folder / unquote(urlsplit(url).path).lstrip("/")
         file = file / "index.html" if file.is_dir() else file
         known = ids.get(site.address + file.relative_to(site.folder).as_posix(), {"", anchor})
-        if not (file.exists() or file.name == site.PDF) or unquote(anchor) not in known:
+        if not (file.exists() or file.name == book_site.PDF) or unquote(anchor) not in known:
             broken.append((page, link))
     assert not broken
 
@@ -365,7 +366,7 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
     (tmp_path / "index.html").write_text(f"<title>Book</title>{nav}{PDF_LINK}")
     (tmp_path / "a.html").write_text('<details><summary>Q</summary>hidden answer</details><a href="b.html#x">to b</a>')
     (tmp_path / "b.html").write_text('<p id="x">the end</p><a href="records.json">a record</a>')
-    reader = PdfReader(site.print_book(tmp_path))
+    reader = PdfReader(book_site.print_book(tmp_path))
     assert [mark.title for mark in reader.outline] == ["Book", "A", "B"]
     assert "hidden answer" in reader.pages[1].extract_text()
     (link,) = (annotation.get_object() for annotation in reader.pages[1]["/Annots"])
@@ -377,10 +378,10 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
 def test_without_chromium_the_pdf_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["pdf", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"{site.NO_BROWSER}\n"
+    assert capsys.readouterr().err == f"{book_site.NO_BROWSER}\n"
 
 
 def test_a_port_in_use_is_named(tmp_path, capsys):
-    with site.serving(tmp_path) as address:
+    with book_site.serving(tmp_path) as address:
         assert cli.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
     assert "PORT=8001" in capsys.readouterr().err
