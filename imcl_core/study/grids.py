@@ -98,6 +98,7 @@ ABLATIONS = (  # a method, and one decision of the book's page taken the other w
     ("baseline", {"hidden": 256}),
     ("baseline", {"pool": 2}),
     ("baseline", {"dataset": "imagenet32", "weight_decay": 1e-4}),
+    ("baseline", {"dataset": "stl10", "augment": False}),
     ("out", {"out_detach": False}),
     ("out", {"out_t_squared": True}),
     ("mid", {"mid_pool": 2}),
