@@ -138,7 +138,9 @@ class _CentredCosines(torch.autograd.Function):
         to_unit = (gradient + gradient.T) @ unit
         along = (unit * to_unit).sum(dim=1, keepdim=True)
         to_centred = torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse)
-        return to_centred - to_centred.mean(dim=ctx.dim, keepdim=True), None
+        if ctx.dim == 0:  # along dim 1 unit rows have no mean, and so neither has what they make
+            to_centred -= to_centred.mean(dim=0, keepdim=True)
+        return to_centred, None
 
 
 class _MapDeviations(torch.autograd.Function):
@@ -245,7 +247,7 @@ def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
     """
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
-    filters = promote(weight).flatten(1)
+    filters = promote(weight).movedim(1, -1).flatten(1)  # in any order; in this one channels-last weights need no copy
     cosines, size = _cosines(filters, dim=1), filters.shape[1]
     return cosines if biased else (size - 1) / size * cosines
 

@@ -308,6 +308,48 @@ def test_gradcheck_of_the_similarity(shape, centre):
     check(partial(losses.similarity_matrix, centre=centre), normal(*shape))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 1, 3, 2), (1, 3, 2, 2)], ids=str)
+def test_gradcheck_in_either_layout(shape, layout):
+    x = normal(*shape).contiguous(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(losses.similarity_matrix, x)
+    assert torch.autograd.gradcheck(losses.kernel_loss, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_keep_type_and_layout(dtype):
+    x = normal(4, 3, 5, 5).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for loss in (losses.similarity_matrix(x).square().sum(), losses.kernel_loss(x)):
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert gradient.dtype == dtype
+        assert gradient.is_contiguous(memory_format=torch.channels_last), "a copy of whole maps otherwise"
+
+
+def test_a_constant_map_beside_others_gets_no_gradient():
+    x = normal(4, 3, 5, 5)
+    x[1, 2] = 0.1
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad((losses.similarity_matrix(x) * normal(4, 4)).sum(), x)
+    assert gradient.isfinite().all()
+    assert not gradient[1, 2].any()
+    assert gradient[1, :2].any()
+
+
+def test_a_second_derivative_is_refused_not_wrong():
+    x = normal(4, 3, 5, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.similarity_matrix(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_distances_of_all_layers_in_one_call():
+    similarity, (to_labels, to_images) = normal(3, 4, 4).tanh(), normal(2, 4, 4, seed=1).tanh()
+    pull, push = normal(2, 3, seed=2)
+    together = losses.pull_push_distance(similarity, to_labels, to_images, pull, push)
+    each = zip(similarity, pull, push, strict=True)
+    near(together, [losses.pull_push_distance(s, to_labels, to_images, a, b) for s, a, b in each])
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_gradcheck_of_pull_push_and_kernel(normalise):
     to_labels, to_images = normal(2, 4, 4).tanh()
