@@ -153,9 +153,9 @@ class _MapDeviations(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, maps: Tensor) -> Tensor:
-        wide, positions = promote(maps), (2, 3)
-        first = wide[:, :, :1, :1]
-        centred = wide - first  # changes nothing but the rounding: constants become exact
+        wide, first, positions = promote(maps), promote(maps[:, :, :1, :1]), (2, 3)
+        # Changes nothing but the rounding: constants become exact. Without another copy where `promote` made one.
+        centred = wide - first if wide is maps else wide.sub_(first)
         mean = centred.mean(dim=positions, keepdim=True)
         centred -= mean
         norm, count = _norms(centred, positions), maps.shape[2] * maps.shape[3]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -172,3 +173,16 @@ def test_projection_keeps_the_shape_and_has_no_bias(form, shapes):
     projection = make_projection(5, form)
     assert projection(torch.randn(2, 5, 4, 6)).shape == (2, 5, 4, 6)
     assert [tuple(p.shape) for p in projection.parameters()] == shapes
+
+
+@pytest.mark.parametrize("size", [(32, 32), (8, 4), (4, 4), (2, 2), (6, 9)], ids=str)
+def test_a_local_classifier_pools_to_maxima_and_keeps_the_layout(size):
+    head = LocalClassifier(8, size, 7).to(memory_format=torch.channels_last)
+    maps = torch.randn(5, 8, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    expected = head.linear(head.conv(F.adaptive_max_pool2d(maps, head.size)).relu().flatten(1))
+    torch.testing.assert_close(head(maps), expected)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), maps)
+    (found,) = torch.autograd.grad(head(maps).square().sum(), maps)
+    torch.testing.assert_close(found, wanted)
+    if all(side % to == 0 for side, to in zip(size, head.size, strict=True)):
+        assert found.is_contiguous(memory_format=torch.channels_last)
