@@ -27,6 +27,7 @@ _BATCH_EXAMPLES = """examples:
   imcl batch table-3 --seeds 3 --per-gpu 2              Table III on every GPU of this machine, two runs at once on each
   imcl batch table-3 --seeds 3 --ray 10.0.0.5:6379      the same on a Ray cluster whose nodes share the folder
   imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, a few hours
+  imcl batch narrow --profile narrow --seeds 3 --jobs 2 narrow networks trained to the end on two CPU cores, days
   imcl batch weights --halving --only '*vgg16-mid-*'    search for weights on held-out images, the best ones longer
   imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
 """
@@ -41,6 +42,7 @@ _STATUS_EXAMPLES = """examples:
 _PLAN_EXAMPLES = """examples:
   imcl plan                                             every table at the paper's scale, three seeds
   imcl plan table-3 figure-2 --seeds 5 --price 2.50     two of them; with what the hours cost at 2.50 an hour
+  imcl plan narrow --profile narrow                     what two cores can train to the end; with their hours
 """
 _MEMORY_EXAMPLES = """examples:
   imcl memory                                           the paper's case: ResNet-101, 64 images of 64×64
@@ -345,11 +347,18 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 def _plan(parsed: argparse.Namespace) -> None:
     from imcl_core.study import ledger, plan
     from imcl_core.study.grids import BEYOND, GRIDS, grid
+    from imcl_core.training.config import SIZES
 
     tables = parsed.tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: grid(name, parsed.profile, parsed.seeds) for name in tables}
-    table = plan.plan(grids, ledger.records(parsed.results) if os.path.isdir(parsed.results) else [])
+    records = ledger.records(parsed.results) if os.path.isdir(parsed.results) else []
+    table = plan.plan(grids, records)
     print(table.to_string(float_format="{:.1f}".format))
+    if SIZES[parsed.profile].width < 1:  # narrow enough for a CPU
+        print("\non two cores, a run on each, as measured by the records")
+        for name, configs in grids.items():
+            hours, unmeasured = plan.core_hours(configs, records)
+            print(f"{name:18}{hours / 2:8.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else ""))
     if parsed.price is not None:
         cost = table.filter(like=", h") * parsed.price
         print(f"\nat {parsed.price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")

@@ -77,7 +77,7 @@ def work(configs: Iterable[RunConfig]) -> Work:
     runs = images = total = 0
     for config in configs:
         recipe = config.recipe
-        trained = config.epochs * (config.train_size or recipe.images * (0.9 if config.validation else 1))
+        trained = _seen(config)
         tested = config.evaluations * (0.1 * recipe.images if config.validation else recipe.test_images)
         runs, images = runs + 1, images + trained
         total += trained * operations(config) + tested * _of_baseline(config) / 3
@@ -101,6 +101,24 @@ def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()
             seconds += work([config]).operations / (SHARE * GPUS[gpu])
             measured = False
     return seconds / 3600, measured
+
+
+def core_hours(configs: Iterable[RunConfig], records: Iterable[Record]) -> tuple[float, int]:
+    """Hours of one core of a processor, and how many of the runs are not in them: no run like them was measured.
+
+    Measured are `records` of runs of one thread, on a processor.
+    """
+    seconds: dict[tuple, list[float]] = {}
+    for record in records:
+        if record.run.get("threads") == 1 and not any(gpu in record.run["device"] for gpu in GPUS):
+            seconds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
+    known = [statistics.median(seconds[c.like]) * _seen(c) if c.like in seconds else None for c in configs]
+    return sum(filter(None, known)) / 3600, known.count(None)
+
+
+def _seen(config: RunConfig) -> float:
+    """Images that a run trains on, an image as often as there are epochs."""
+    return config.epochs * (config.train_size or config.recipe.images * (0.9 if config.validation else 1))
 
 
 def plan(grids: dict[str, Sequence[RunConfig]], records: Iterable[Record] = ()) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from imcl_core.cli import main
 from imcl_core.errors import ImclError
 from imcl_core.networks import build
 from imcl_core.study.grids import GRIDS, grid
-from imcl_core.study.plan import GPUS, SHARE, hours, operations, plan, work
+from imcl_core.study.plan import GPUS, SHARE, core_hours, hours, operations, plan, work
 from imcl_core.study.search import candidates_of, difference, halve
 from imcl_core.training.record import Record
 from imcl_core.training.run import assemble
@@ -74,6 +74,28 @@ def test_hours_rest_on_the_records_of_like_runs_and_else_on_a_share_of_the_peak(
     assert hours([config], "H100", known) == (pytest.approx(400 / 3600), True)
     assert hours([config, other], "H100", known)[1] is False
     assert hours([config], "A100", known) == hours([config], "A100")
+
+
+def test_hours_of_a_core_are_those_of_like_runs_and_the_rest_is_counted():
+    config = RunConfig(dataset="stl10", profile="narrow")
+    plain, half = (
+        dataclasses.replace(config, seed=1, **change) for change in ({"augment": False}, {"train_size": 2_500})
+    )
+    known = record(config, device="Processor", seconds=720.0)
+    known.run["threads"] = 1
+    assert core_hours([config, plain, half], [known]) == (pytest.approx(2.5 * 0.2), 0)
+    others = [
+        dataclasses.replace(config, **change) for change in ({"methods": "mid"}, {"side": 96}, {"precision": "float32"})
+    ]
+    assert core_hours([*others, config], [known]) == (pytest.approx(0.2), 3)
+    assert core_hours([config], [record(config)]) == (0.0, 1)
+
+
+def test_the_plan_of_a_narrow_profile_names_what_is_unmeasured(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "figure-2", "--profile", "cpu", "--seeds", "1"]) == 0
+    count = len(grid("figure-2", "cpu", 1))
+    assert f"0.0 h and {count} unmeasured" in capsys.readouterr().out
 
 
 def test_a_plan_counts_a_run_once_in_the_sum():
