@@ -1,10 +1,10 @@
 """Attaches any set of terms to a network for training: the four collaborations, their neighbours, and your own."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from imcl_core import losses
 from imcl_core.attach.sites import Sites
 from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError, needed
-from imcl_core.local import behind, tapped, uncompiled
-from imcl_core.measure.cost import count
+from imcl_core.local import behind, read_behind, read_locally, uncompiled
+from imcl_core.measure.cost import Counter
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
+from imcl_core.settings import Settings
 from imcl_core.tasks.images import Images
+from imcl_core.tasks.pixels import Pixels, PixelSettings
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +28,10 @@ METHODS = tuple(term.name for term in PAPER)
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings(*dict.fromkeys(term.Settings for term in reversed(TERMS.values()))):
-    """The settings of all terms; where the paper is silent they are the decisions of the book's page."""
+    """The settings of all terms; where the paper is silent they are the decisions of the book's page.
+
+    Of a term that is registered later, in a notebook, the settings are a class of their own: see `Collaboration`.
+    """
 
 
 class Collaboration(nn.Module):
@@ -35,17 +40,16 @@ class Collaboration(nn.Module):
     ``loss = collaboration(images, labels); loss.backward()`` is the whole objective and all its gradients: those of
     `mid` and `pull-push` reach only the layer they belong to and its head, those of `kernel` only its convolution.
     `network` stays the plain model: use it, or `collaboration(images)`, for inference, and save its `state_dict`.
-    The neighbours are those of `imcl_core.methods`: `predsim` and `hsic` are local too; `spatial-dropout`,
-    `dropblock` and `cutout` change features or images, in training mode only. Set `progress` as training goes on, from
-    0 to 1: DropBlock's portion and the weight of deep supervision follow it.
+    The neighbours are those of `imcl_core.methods`; what changes features or images does so in training mode only. Set
+    `progress` as training goes on, from 0 to 1: some portions and weights follow it.
 
-    After each call: `terms`, the value of every term by name (``"hard"`` or ``"out"``, ``"mid/<layer>"``,
-    ``"pull-push/<layer>"``, ``"kernel/<layer>"``), and `logits`, (B, m), the network's own prediction; both detached.
+    After each call: `terms`, the value of every term by name (``"hard"`` or what took its place, ``"mid/<layer>"``
+    …), and `logits`, (B, m), the network's own prediction; both detached.
 
     It is a module like any other: `to`, `train`, `state_dict` (the heads' too, for resuming), an optimiser over its
     `parameters()`, autocast around the call, `DistributedDataParallel(collaboration)`. Frozen parameters stay frozen.
-    So is `torch.compile(collaboration)`: losses are compiled; the network is too for `kernel` and the baseline, and
-    runs uncompiled with the other methods, which look inside it. `torch.compile(network)` for inference.
+    So is `torch.compile(collaboration)`: losses are compiled; the network is too, unless a method looks inside it, as
+    most do. `torch.compile(network)` for inference.
 
     Terms can follow a schedule: ``collaboration.weigh("mid", 0.5)`` halves those of `mid` from the next call on, and 0
     switches them off.
@@ -53,11 +57,12 @@ class Collaboration(nn.Module):
     Args:
         network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
         methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"`` or ``"out+cutout"``.
-        settings: weights, temperatures and shapes of the terms.
-        layers: names or patterns (``"layer[34].*"``, see `find_modules`) of the modules that `mid`, `pull-push`,
-            `predsim` and `hsic` attach to, the other neighbours to the last of each map size; each returns
-            maps (B, C, H, W) or tokens (B, T, C), and its local gradients reach just its own parameters. Default:
-            the network's layers or blocks, by `settings.attach` and the rule of `imcl_core.attach.trace`.
+        settings: weights, temperatures and shapes of the terms. A term whose settings are not among them has its
+            defaults; those of a term of your own are its class, or one of several: ``class Mine(MethodSettings, Own)``.
+        layers: names or patterns (``"layer[34].*"``, see `find_modules`) of the modules that local terms attach to,
+            the other neighbours to the last of each map size; each returns maps (B, C, H, W) or tokens (B, T, C), and
+            its local gradients reach just its own parameters. Default: the network's layers or blocks, by
+            `settings.attach` and the rule of `imcl_core.attach.rule`.
         kernels: names or patterns of the convolutions or linear layers of `kernel`. Default: the convolutions wider
             than 1×1 of the last two groups of layers, or, where there are none, the 1×1 ones and the linear layers.
         classifier: name of the `nn.Sequential` with dropout that `out` branches. Default: the one that returns the
@@ -70,14 +75,15 @@ class Collaboration(nn.Module):
         ImclError: an unknown method or module name, or a network that a term cannot attach to.
     """
 
-    Task: type = Images
+    Task: ClassVar[type[Images]] = Images
+    Settings: ClassVar[type[Settings]] = MethodSettings
 
     def __init__(
         self,
         network: nn.Module,
         methods: str = "baseline",
         *,
-        settings: Any = None,
+        settings: Settings | None = None,
         layers: str | Sequence[str] | None = None,
         kernels: str | Sequence[str] | None = None,
         classifier: str | None = None,
@@ -86,29 +92,42 @@ class Collaboration(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        _check_plain(network)
-        if teacher is not None:
-            _check_plain(teacher)
-        self.network, self.methods, self.settings = network, parse_methods(methods), settings or MethodSettings()
+        for given in (network, teacher):
+            _check_plain(given)
+        self.network, self.methods, self.settings = network, parse_methods(methods), settings or self.Settings()
         self.image_shape, self.task = tuple(image_shape), self.Task(self.settings)
+        self._check_methods()
         self._labels = Labels(self.settings)
-        self._terms = {name: TERMS[name](self.settings) for name in self.methods}
+        self._terms = {name: TERMS[name](_settings_for(TERMS[name], self.settings)) for name in self.methods}
         self.heads = nn.ModuleDict()
         self.terms: dict[str, Tensor] = {}
         self.logits: Tensor | None = None
         self.progress = 0.0
+        self._local: list[Layer] = []
         if self._terms:
             options = {"layers": layers, "kernels": kernels, "classifier": classifier, "teacher": teacher}
             attach = getattr(self.settings, "attach", "layers")
             self._attach(Sites(network, self.image_shape, self.task.check_logits, attach=attach, **options), seed)
 
+    def _check_methods(self) -> None:
+        """Refuses methods that are not for this task."""
+        fit = [name for name, term in TERMS.items() if self.task.takes(term)]
+        for name in self.methods:
+            if name not in fit:
+                raise ImclError(
+                    f"{name} is made for one label an image: a {type(self).__name__} takes {', '.join(fit)}."
+                )
+
     def _attach(self, sites: Sites, seed: int) -> None:
+        """Gives every term its places, and makes the heads there."""
         sites.check_names({name for term in self._terms.values() for name in term.needs})
         self.task.num_classes = sites.trace.logits.shape[1]
         for term in self._terms.values():
             term.attach(sites, self.task)
             for name, module in term.keeps().items():
                 self.add_module(name, module)
+        self._local = sites.in_order(place for term in self._terms.values() if term.local for place in term.reads)
+        self._check_branched()
         parameter = next(self.network.parameters())
         with torch.random.fork_rng(devices=[]):
             for term in self._terms.values():
@@ -117,6 +136,15 @@ class Collaboration(nn.Module):
                     if (head := term.head(place)) is not None:
                         term.heads[place.name] = head.to(parameter.device, parameter.dtype)
                         self.heads[term.named(place).replace(".", "/")] = term.heads[place.name]
+
+    def _check_branched(self) -> None:
+        """Refuses local losses inside a module that a term runs for several predictions."""
+        for term in (term for term in self._terms.values() if term.branched):
+            if inside := [place.name for place in self._local if place.name.startswith(f"{term.branched}.")]:
+                raise ImclError(
+                    f"Layer {inside[0]!r} is part of the classifier {term.branched!r}, which runs once for each "
+                    f"prediction of {term.name}: leave it out of `layers`."
+                )
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -127,33 +155,32 @@ class Collaboration(nn.Module):
     def _active(self) -> list[Term]:
         """The terms of this call, the one of the predictions first."""
         on = [term for term in self._terms.values() if term.factor]
-        return on if any(term.replaces == self._labels.name for term in on) else [self._labels, *on]
-
-    @property
-    def _layers(self) -> list[Layer]:
-        """The layers with local losses, in order of depth."""
-        return next((term.reads for term in self._terms.values() if term.local), [])
+        instead = [term for term in on if term.replaces == self._labels.name] or [self._labels]
+        return [*instead, *(term for term in on if term not in instead)]
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers with local losses, in order of depth."""
-        return [layer.name for layer in self._layers]
+        return [layer.name for layer in self._local]
 
     @property
     def classifier(self) -> str:
-        return self._terms["out"].classifier
+        """Name of the classifier that a term branches; empty where none does."""
+        return next((term.branched for term in self._terms.values() if term.branched), "")
 
     @property
     def kernels(self) -> list[str]:
-        return self._terms["kernel"].names if "kernel" in self._terms else []
+        """Names of the modules whose weights a term compares."""
+        return [name for term in self._terms.values() for name in term.weights]
 
     def weigh(self, methods: str, factor: float) -> None:
         """Multiplies the terms of some of this collaboration's methods by `factor` from the next call on.
 
         `methods` as when it was made, such as ``"mid+pull-push"``. At 0 a method is off: nothing of it is computed, and
-        its heads get no gradient; 1 is how it starts. Calls do not add up. Of `out`, `factor` is the share in the
-        objective, the rest is the labels' loss of the same predictions; of `kd` and the dropouts it multiplies the
-        teacher's share and the rate; `cutout` is on or off. What is set here is no part of `state_dict`.
+        its heads get no gradient; 1 is how it starts. Calls do not add up. Of what takes the place of the labels' loss,
+        `factor` is the share in the objective, the rest is the labels' loss of the same predictions; of `kd` and the
+        dropouts it multiplies the teacher's share and the rate; `cutout` is on or off. What is set here is no part of
+        `state_dict`.
 
         Raises:
             ImclError: a method that is not among `methods`, or a factor that it cannot have.
@@ -194,7 +221,7 @@ class Collaboration(nn.Module):
         run = self._run_eagerly if any(term.inside for term in active) else self._run
         with self.task.step(images, labels, any(term.compares for term in active)):
             seen, predictions = run(images, active)
-            step = Step(images, labels, self.task, predictions, self.logits, self.progress)
+            step = Step(images, labels, self.task, predictions, self.logits, self.progress, active[0].name)
             _check_range(step.targets, predictions.shape[2])
             terms: dict[str, Tensor] = {}
             with torch.autocast(images.device.type, enabled=False):
@@ -205,16 +232,17 @@ class Collaboration(nn.Module):
     def _run(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
         """What the terms read, by term and place, and the predictions (H, B, m)."""
         seen: dict[str, dict[str, Any]] = {term.name: {"": term.look(images)} for term in active}
-        local = [term for term in active if term.local]
         with ExitStack() as stack:
-            for layer in self._layers if local else []:
-                stack.enter_context(tapped(self.network, layer, functools.partial(_read, local, layer, seen)))
+            for place in self._local:
+                if readers := [term for term in active if term.local and place in term.reads]:
+                    read = functools.partial(_read, readers, place, seen)
+                    stack.enter_context(read_locally(self.network, place, read))
             for term, place in ((t, p) for t in active if not t.local for p in t.reads):
-                stack.enter_context(behind(self.network, place, functools.partial(_read, [term], place, seen)))
+                stack.enter_context(read_behind(self.network, place, functools.partial(_read, [term], place, seen)))
             if self.training:
                 for term, place in ((t, p) for t in active for p in t.changes):
-                    act = functools.partial(term.change, place, progress=self.progress)
-                    stack.enter_context(behind(self.network, place, act))
+                    change = functools.partial(term.change, place, progress=self.progress)
+                    stack.enter_context(behind(self.network, place, change))
             for term in active:
                 stack.enter_context(term.around(self.network))
             predictions = self.network(images)
@@ -241,12 +269,11 @@ class Collaboration(nn.Module):
             raise ImclError(
                 "The network is on the meta device: make it on the CPU, where counting costs no memory either."
             )
-        counted = functools.partial(count, module=self)
-        whole = _Whole(self.network, (batch_size, *self.image_shape))
+        counter = Counter(self, self.network, (batch_size, *self.image_shape))
         try:
-            rows = {"network": (sum(p.numel() for p in self.network.parameters()), *counted(whole))}
+            rows = {"network": (counter.parameters(self.network), *counter.run_of_network())}
             for term in self._terms.values():
-                rows |= term.cost(batch_size, counted, whole)
+                rows |= term.cost(counter)
         except ValueError as error:
             raise ImclError(
                 f"A step of {batch_size} images cannot be counted ({error}): name a larger batch_size."
@@ -255,25 +282,18 @@ class Collaboration(nn.Module):
         return table.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
 
 
-class _Whole:
-    """A run of the network on a batch, for `cost`."""
-
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]):
-        self.network, self.shape, self.image_shape = network, shape, shape[1:]
-
-    def __call__(self, make: Callable[..., Tensor]) -> Tensor:
-        return self.network(make(*self.shape))
-
-
-def _read(terms: list[Term], place: Layer, seen: dict[str, dict[str, Any]], output: Tensor) -> None:
-    """Lets terms read a place's output, which stays as it is."""
-    features = output.clone() if place.changed and not terms[0].local else output
-    maps = features if features.ndim == 2 else place.as_maps(features)
+def _read(terms: list[Term], place: Layer, seen: dict[str, dict[str, Any]], maps: Tensor) -> None:
+    """Lets terms read a place's maps, and keeps what they found."""
     for term in terms:
         seen[term.name][place.name] = term.read(place, maps)
 
 
-def _check_plain(network: nn.Module) -> None:
+def _settings_for(term: type[Term], settings: Settings) -> Settings:
+    """`settings`, where they hold those of `term`; else its defaults: it was registered after they were made."""
+    return settings if isinstance(settings, term.Settings) else term.Settings()
+
+
+def _check_plain(network: nn.Module | None) -> None:
     """Refuses wrappers: local losses run inside the network, where these do not look."""
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
         raise ImclError(
@@ -289,3 +309,30 @@ def _check_range(labels: Tensor, num_classes: int) -> None:
     low, high = (int(label) for label in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise ImclError(f"Labels must be in 0 ... {num_classes - 1} for {num_classes} classes; got {low} ... {high}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSettings(MethodSettings, PixelSettings):
+    """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
+
+
+class DenseCollaboration(Collaboration):
+    """A network that labels pixels, with any subset of the four losses attached for training.
+
+    ``collaboration(images, labels).backward()`` as of a `Collaboration`, with `labels` (B, H, W) as large as the
+    images; logits (B, m, h, w) of another size are enlarged to that bilinearly, as are those of local classifiers.
+    Images may have another size in every batch. `logits` are the network's own, (B, m, h, w).
+
+    Args:
+        network: from images to logits (B, m, h, w), such as `imcl_core.networks.UNet`.
+        methods: as of `Collaboration`, of those that know labels of pixels, the paper's among them.
+        settings: `DenseSettings`.
+        options: those of `Collaboration`. `classifier`: the `nn.Sequential` with dropout that `out` branches need not
+            return the logits themselves, where it is named.
+
+    Raises:
+        ImclError: as `Collaboration`, and a method that is made for one label an image.
+    """
+
+    Task = Pixels
+    Settings = DenseSettings

@@ -1,8 +1,8 @@
-"""Gradients that stay where they belong: a layer run once, its output used twice."""
+"""Gradients that stay where they belong: a layer run once, its output used twice. No other file knows how."""
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +108,18 @@ def behind(network: nn.Module, layer: Layer, act: Callable[[Tensor], Tensor | No
         handle.remove()
 
 
+def read_behind(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> AbstractContextManager:
+    """Calls `read` on a layer's maps (B, C, H, W) or units (B, d), with gradients to all that is below."""
+
+    def act(output: Tensor) -> None:
+        read(_as_read(layer, output.clone() if layer.changed else output))
+
+    return behind(network, layer, act)
+
+
 @contextmanager
-def tapped(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> Iterator[None]:
-    """Calls `read` on a layer's output, whose gradients then reach the layer's own parameters alone.
+def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> Iterator[None]:
+    """Calls `read` on a layer's maps, whose gradients then reach the layer's own parameters alone.
 
     `ImclError` at the end where the layer did not run, or where the network changed its output in place.
     """
@@ -121,7 +130,7 @@ def tapped(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> 
 
     def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
         kept[:] = [(for_losses, for_losses._version)]
-        read(for_losses)
+        read(_as_read(layer, for_losses))
         return for_network
 
     def forward(*inputs: Tensor) -> Tensor:
@@ -139,3 +148,7 @@ def tapped(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> 
             f"The network changes what layer {layer.name!r} returns in place, in training only: pass inplace=False "
             "to the module behind it."
         )
+
+
+def _as_read(layer: Layer, output: Tensor) -> Tensor:
+    return output if output.ndim == 2 else layer.as_maps(output)

@@ -70,7 +70,7 @@ def kernel_norm(module):
 def untouched_run(collaboration, plain, images):
     """Logits (B, m) of an untouched copy of the network, and the maps its layers return, all in one ordinary graph."""
     features, hooks = {}, []
-    for layer in collaboration._layers:
+    for layer in collaboration._local:
 
         def keep(module, inputs, output, layer=layer, calls=itertools.count()):  # noqa: B008
             if next(calls) == layer.call:
@@ -80,7 +80,7 @@ def untouched_run(collaboration, plain, images):
     logits = plain(images)
     for hook in hooks:
         hook.remove()
-    return logits, [layer.as_maps(features[layer.name]) for layer in collaboration._layers]
+    return logits, [layer.as_maps(features[layer.name]) for layer in collaboration._local]
 
 
 def local_terms(collaboration, features, logits, images, labels):
@@ -118,7 +118,7 @@ def expected_step(collaboration, plain, images, labels):
     logits, features = untouched_run(c, plain, images)
     add(losses.hard_loss(logits, labels), "network.")
     for method, terms in local_terms(c, features, logits, images, labels).items():
-        for layer, term in zip(c._layers, terms, strict=True):
+        for layer, term in zip(c._local, terms, strict=True):
             head = f"heads.{method}/{layer.name.replace('.', '/')}."
             add(term, head, *(f"network.{module}." for module in layer.modules))
     for name in c.kernels:

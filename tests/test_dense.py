@@ -12,9 +12,9 @@ import torchvision
 from torch import nn
 
 from imcl_core import ImclError, losses
+from imcl_core.collaboration import DenseCollaboration, DenseSettings
 from imcl_core.networks import UNet
 from imcl_core.networks.classifier import hierarchical_dropout
-from imcl_core.tasks.pixels import DenseCollaboration, DenseSettings
 
 FOUR = "out+mid+pull-push+kernel"
 CLASSES, BATCH, SIDE, IGNORED = 4, 3, 8, 255

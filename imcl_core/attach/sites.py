@@ -5,7 +5,7 @@ Names that the user gave are looked up first, since that needs no run of the net
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
@@ -72,6 +72,11 @@ class Sites:
     def layers(self) -> list[Layer]:
         """Every layer, in order of depth."""
         return self._layers
+
+    def in_order(self, places: Iterable[Layer]) -> list[Layer]:
+        """Each place once, in order of depth."""
+        order = {call.key: i for i, call in enumerate(self.trace.calls)}
+        return sorted(dict.fromkeys(places), key=lambda place: order[place.source, place.call])
 
     def ends(self, name: str, *, maps: bool = False, but_the_last: bool = False) -> list[Layer]:
         """The last layer of each map size; `ImclError` where the term `name` needs `maps`, or several sizes."""

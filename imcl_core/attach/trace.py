@@ -113,6 +113,11 @@ class _Call:
         self.version = 0 if self.output is None else self.output._version
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What a `Layer` names it by: its module, and how often this was called before."""
+        return self.name, self.number
+
+    @property
     def weighted(self) -> bool:
         return isinstance(self.module, _CONVOLUTION | nn.Linear)
 

@@ -1,9 +1,40 @@
 """What a part of a training step costs, counted on fake tensors, which have shapes but no data, without running it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+
+
+class Counter:
+    """Counts parts of a training step on `images` (B, C, H, W), a shape, of a `network` inside `module`."""
+
+    def __init__(self, module: nn.Module, network: nn.Module, images: tuple[int, ...]):
+        self.module, self.network, self.images = module, network, images
+
+    def __call__(self, run: Callable[[Callable[..., Tensor]], object]) -> tuple[int, int]:
+        """Multiply-adds and bytes of `run`, as of `count`."""
+        return count(run, self.module)
+
+    def run_of_network(self) -> tuple[int, int]:
+        """Those of the network's run on the images."""
+        return self(lambda make: self.network(make(*self.images)))
+
+    def more_than_network(self, around: Callable[[nn.Module], AbstractContextManager]) -> tuple[int, int]:
+        """What a run of the network inside `around` has more than a plain one."""
+        plain = self.run_of_network()
+        with around(self.network):
+            return tuple(more - less for more, less in zip(self.run_of_network(), plain, strict=True))
+
+    def at(self, shape: tuple[int, ...], act: Callable[[Tensor], object]) -> tuple[int, int]:
+        """Those of `act` on maps of a batch, of which one image's have this shape."""
+        return self(lambda make: act(make(self.images[0], *shape)))
+
+    @staticmethod
+    def parameters(module: nn.Module | None) -> int:
+        """How many numbers a module learns; 0 of none."""
+        return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
 def count(run: Callable[[Callable[..., Tensor]], object], module: nn.Module) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The methods, a file each. Their order in `TERMS` is the order in which names are written, and so names records."""
 
+import warnings
 from importlib.metadata import entry_points
 
 from imcl_core.errors import ImclError, nearest
@@ -10,11 +11,13 @@ from imcl_core.methods.dropblock import DropBlock
 from imcl_core.methods.hsic import Hsic
 from imcl_core.methods.kd import Kd
 from imcl_core.methods.kernel import Kernel
+from imcl_core.methods.label_smoothing import LabelSmoothing
 from imcl_core.methods.labels import Labels
 from imcl_core.methods.mid import Mid
 from imcl_core.methods.out import Out
 from imcl_core.methods.predsim import PredSim
 from imcl_core.methods.pull_push import PullPush
+from imcl_core.methods.r_drop import RDrop
 from imcl_core.methods.spatial_dropout import SpatialDropout
 from imcl_core.methods.term import OnLayers, Step, Term, fields_of
 
@@ -32,17 +35,45 @@ __all__ = [
 ]
 
 PAPER = (Out, Mid, PullPush, Kernel)
-NEIGHBOURS = (SpatialDropout, DropBlock, Cutout, Decov, DeepSupervision, PredSim, Hsic, Kd)
+NEIGHBOURS = (
+    SpatialDropout,
+    DropBlock,
+    Cutout,
+    Decov,
+    DeepSupervision,
+    PredSim,
+    Hsic,
+    Kd,
+    LabelSmoothing,
+    RDrop,
+)
 TERMS: dict[str, type[Term]] = {term.name: term for term in (*PAPER, *NEIGHBOURS)}
 
 
 def register(term: type[Term]) -> type[Term]:
-    """Makes a term of another package known by its name; a decorator. Names and settings are one of a kind."""
-    clash = (fields_of(TERMS.values()) - {"attach"}) & fields_of([term])
-    if term.name in TERMS or clash:
-        raise ImclError(f"There is a term {term.name!r} already, or one with the settings {sorted(clash)}.")
+    """Makes a term of your own known by its name; a decorator. Names and settings are one of a kind.
+
+    In a notebook, run again, a class takes the place of that of the same name. A `Collaboration` takes it at once; a
+    `RunConfig` and the command line take what packages bring by an entry point in `imcl_core.methods`.
+    """
+    before = TERMS.get(term.name)
+    others = [known for known in TERMS.values() if known is not before]
+    clash = (fields_of(others) - {"attach"}) & fields_of([term])
+    if (before and before.__module__ != term.__module__) or clash:
+        raise ImclError(
+            f"There is a term {term.name!r} already, or one with the settings {sorted(clash)}: choose another name."
+        )
     TERMS[term.name] = term
     return term
+
+
+def _load_packages() -> None:
+    """Registers the terms of other packages, in the order of their names; what fails is left out with a warning."""
+    for point in sorted(entry_points(group="imcl_core.methods"), key=lambda point: point.name):
+        try:
+            register(point.load())
+        except Exception as error:
+            warnings.warn(f"The method {point.name} of {point.value} cannot be used: {error}", stacklevel=2)
 
 
 def parse_methods(methods: str) -> tuple[str, ...]:
@@ -58,8 +89,10 @@ def parse_methods(methods: str) -> tuple[str, ...]:
             )
     if len(set(names)) < len(names):
         raise ImclError(f"{methods!r} names a method twice: name each once.")
+    instead = [name for name in TERMS if name in names and TERMS[name].replaces]
+    if len(instead) > 1:
+        raise ImclError(f"{' and '.join(instead)} each take the place of the labels' loss: name one of them.")
     return tuple(name for name in TERMS if name in names)
 
 
-for point in entry_points(group="imcl_core.methods"):  # terms of other packages, before settings are made of all terms
-    point.load()
+_load_packages()  # before the settings are made of all terms

@@ -1,6 +1,5 @@
 """DropBlock (Ghiasi et al. 2018): blocks of maps are dropped behind the last groups, more and more of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
-from imcl_core.methods.term import Count, OnLayers, Row, Term
+from imcl_core.measure.cost import Counter
+from imcl_core.methods.term import OnLayers, Row, Term
 from imcl_core.settings import setting
 
 
@@ -42,12 +42,11 @@ class DropBlock(Term):
         rate = self.settings.dropblock_rate * self.factor * progress
         return drop_blocks(maps, rate, self.settings.dropblock_size)
 
-    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
-        def mask(make: Callable, place: Layer) -> Tensor:
-            maps = make(batch, *place.shape)
-            return maps * torch.ones_like(maps)
-
-        return {self.named(p): (0, *count(lambda make, p=p: mask(make, p))) for p in self.changes}
+    def cost(self, counter: Counter) -> dict[str, Row]:
+        """Of a mask over the maps: drawing it reads a value, which fake tensors lack."""
+        return {
+            self.named(p): (0, *counter.at(p.shape, lambda maps: maps * torch.ones_like(maps))) for p in self.changes
+        }
 
 
 def drop_blocks(maps: Tensor, rate: float, size: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Knowledge distillation (Hinton et al. 2014): the network learns from a trained one."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from imcl_core import losses
 from imcl_core.attach.trace import check_logits
 from imcl_core.errors import ImclError
-from imcl_core.methods.term import Count, Row, Step, Term, size_of
+from imcl_core.measure.cost import Counter
+from imcl_core.methods.term import Row, Step, Term
 from imcl_core.settings import Settings, setting
 
 
@@ -24,9 +24,9 @@ class KdSettings(Settings):
 
 
 class Kd(Term):
-    """Takes its share from the term of the predictions, `hard` or `out`."""
+    """Takes its share from the term of the predictions."""
 
-    name, Settings = "kd", KdSettings
+    name, Settings, taught_by = "kd", KdSettings, "kd_seed"
 
     def attach(self, sites: Any, task: Any) -> None:
         if sites.teacher is None:
@@ -46,12 +46,12 @@ class Kd(Term):
 
     def into(self, terms: dict[str, Tensor], seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         alpha = self.factor * self.settings.kd_alpha
-        terms = terms | {name: (1 - alpha) * terms[name] for name in ("hard", "out") if name in terms}
-        return terms | {"kd": alpha * distillation_loss(seen[""], step.predictions, self.settings.kd_temperature)}
+        taught = distillation_loss(seen[""], step.predictions, self.settings.kd_temperature)
+        return terms | {step.first: (1 - alpha) * terms[step.first], self.name: alpha * taught}
 
-    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
-        taught = torch.no_grad()(lambda make: self.teacher(make(batch, *run.image_shape)))
-        return {"kd": (size_of(self.teacher), *count(taught))}
+    def cost(self, counter: Counter) -> dict[str, Row]:
+        teach = torch.no_grad()(lambda make: self.teacher(make(*counter.images)))
+        return {self.name: (counter.parameters(self.teacher), *counter(teach))}
 
 
 def distillation_loss(teacher: Tensor, logits: Tensor, temperature: float = 2.0) -> Tensor:

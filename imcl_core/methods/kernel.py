@@ -1,6 +1,5 @@
 """Collaboration of kernels (Sec. III-D): the filters of a convolution are kept from resembling one another."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.methods.term import Count, Row, Step, Term
+from imcl_core.measure.cost import Counter
+from imcl_core.methods.term import Row, Step, Term
 from imcl_core.settings import Settings, setting
 
 
@@ -27,11 +27,11 @@ class Kernel(Term):
     pixels = True
 
     def attach(self, sites: Any, task: Any) -> None:
-        self.network, self.names = sites.network, sites.kernels(self.settings.kernel_pointwise)
+        self.network, self.weights = sites.network, sites.kernels(self.settings.kernel_pointwise)
 
     def losses(self, seen: dict, step: Step) -> dict[str, Tensor]:
         weight = self.settings.kernel_weight
-        return {f"kernel/{name}": weight * self._loss(name) for name in self.names}
+        return {f"{self.name}/{name}": weight * self._loss(name) for name in self.weights}
 
     def _loss(self, name: str) -> Tensor:
         """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
@@ -42,5 +42,5 @@ class Kernel(Term):
         parts = [losses.kernel_loss(part, biased) for part in module.weight.chunk(groups)]
         return torch.linalg.vector_norm(torch.stack(parts))
 
-    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
-        return {f"kernel/{name}": (0, *count(lambda _, name=name: self._loss(name))) for name in self.names}
+    def cost(self, counter: Counter) -> dict[str, Row]:
+        return {f"{self.name}/{name}": (0, *counter(lambda _, name=name: self._loss(name))) for name in self.weights}

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,9 @@ def divide_gradient(x: Tensor, divisor: float) -> Tensor:
     return _DividedGradient.apply(x, divisor)
 
 
+WIDER = {"baseline-2x": 2}  # the plain network with so many times the filters (Sec. IV): to compare with
+
+
 class Population(nn.Module):
     """Heads that share a network's first pieces, or nothing, and are trained by Eq. 3; used as `Collaboration` is.
 
@@ -63,16 +67,16 @@ class Population(nn.Module):
         network: one of `imcl_core.networks`.
         levels: the name of each level's first piece (of `network.pieces`), and its number of copies, a multiple of the
             number before.
-        name: of the term in `terms`.
         settings: Eq. 3's, and whether gradients are rescaled at splits.
         seed: of the copies' initial weights, a random stream of their own.
     """
 
-    def __init__(
-        self, network: Network, levels: Sequence[tuple[str, int]], name: str, settings: PopulationSettings, seed: int
-    ):
+    name: ClassVar[str]  # of the method, and of the term in `terms`
+    unused: ClassVar[tuple[str, ...]] = ()  # settings that it does not look at
+
+    def __init__(self, network: Network, levels: Sequence[tuple[str, int]], settings: PopulationSettings, seed: int):
         super().__init__()
-        self.network, self.name, self.settings = network, name, settings
+        self.network, self.settings = network, settings
         self.levels = list(levels)
         self.copies = nn.ModuleList()
         with torch.random.fork_rng(devices=[]):
@@ -126,10 +130,12 @@ class Population(nn.Module):
 class MultiInstance(Population):
     """`heads` whole networks (Fig. 1b): an ensemble whose members learn from each other; one of them is kept."""
 
+    name, unused = "multi-instance", ("pop_splits",)
+
     def __init__(self, network: Network, *, settings: PopulationSettings | None = None, seed: int = 0):
         settings = settings or PopulationSettings()
         first = next(iter(_pieces(network)))
-        super().__init__(network, [(first, settings.pop_heads)], "multi-instance", settings, seed)
+        super().__init__(network, [(first, settings.pop_heads)], settings, seed)
 
 
 class Tree(Population):
@@ -138,6 +144,8 @@ class Tree(Population):
     `settings.pop_splits` names the piece of `network.pieces` in front of which each split lies; by default they cut
     the convolutional layers into equal parts, thirds for four heads.
     """
+
+    name = "tree"
 
     def __init__(self, network: Network, *, settings: PopulationSettings | None = None, seed: int = 0):
         settings = settings or PopulationSettings()
@@ -154,10 +162,10 @@ class Tree(Population):
                 f"A tree of {2**depth} heads needs {depth} different splits in order of depth, not {splits}."
             )
         levels = [(name, 2**level) for level, name in enumerate([pieces[0], *splits])]
-        super().__init__(network, levels, "tree", settings, seed)
+        super().__init__(network, levels, settings, seed)
 
 
-PATTERNS: dict[str, type[Population]] = {"multi-instance": MultiInstance, "tree": Tree}
+PATTERNS: dict[str, type[Population]] = {kind.name: kind for kind in (MultiInstance, Tree)}
 
 
 def equal_splits(network: Network, count: int) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
-from imcl_core.methods.term import OnLayers, Step, Term, promote_off
+from imcl_core.methods.term import OnLayers, Step, Term, without_autocast
 from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting
 
@@ -43,7 +43,7 @@ class PullPush(Term):
 
     def read(self, place: Layer, maps: Tensor) -> Tensor:
         projected = self.heads[place.name](maps)
-        with promote_off(maps.device):
+        with without_autocast(maps.device):
             return losses.similarity_matrix(self.task.compared(projected), self.settings.pp_centre)
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:

@@ -8,18 +8,20 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from imcl_core import losses
 from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError
+from imcl_core.measure.cost import Counter
 from imcl_core.settings import Settings, setting
 
-Count = Callable[[Callable], tuple[int, int]]  # multiply-adds of a call of a maker of inputs, and the bytes it keeps
 Row = tuple[int, int, int]  # parameters, multiply-adds, bytes
 
 
@@ -34,7 +36,10 @@ class OnLayers(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a term may look at in one call: `predictions` (H, B, m), the network's own `logits` (B, m), `progress`."""
+    """What a term may look at in one call: `predictions` (H, B, m), the network's own `logits` (B, m), `progress`.
+
+    `first`: the name of the term of the predictions, which stands first in the objective.
+    """
 
     images: Tensor
     labels: Tensor
@@ -42,6 +47,7 @@ class Step:
     predictions: Tensor
     logits: Tensor
     progress: float
+    first: str
 
     @property
     def targets(self) -> Tensor:
@@ -63,13 +69,16 @@ class Term:
     compares = False  # images with one another: a batch needs two
     capturable = True  # a CUDA graph may repeat its step
     pixels = False  # knows labels of pixels
-    replaces: ClassVar[str | None] = None  # the term whose place it takes
+    replaces: ClassVar[str | None] = None  # the term whose place it takes; of these, one at a time
+    taught_by: ClassVar[str | None] = None  # a setting: its teacher is the baseline of a seed by so much higher
 
     def __init__(self, settings: Settings):
         self.settings, self.factor = settings, 1.0
         self.reads: list[Layer] = []
         self.changes: list[Layer] = []
         self.heads: dict[str, nn.Module] = {}
+        self.weights: list[str] = []  # modules whose weights it compares
+        self.branched = ""  # the module that it runs for several predictions
 
     # --- once
 
@@ -129,26 +138,38 @@ class Term:
         if factor * self.share > 1:
             raise ImclError(f"A factor of {factor} makes the share or the rate of {self.name} more than 1: lower it.")
 
-    def cost(self, batch: int, count: Count, run: Callable) -> dict[str, Row]:
-        """A row a place: what is read there, or changed. `run` runs the network."""
+    def cost(self, counter: Counter) -> dict[str, Row]:
+        """A row a place: what is read there, or changed, by the very functions that a step calls."""
+        acts = [(place, self.read) for place in self.reads]
+        acts += [(place, functools.partial(self.change, progress=0.0)) for place in self.changes]
         return {
             self.named(p): (
-                size_of(self.heads.get(p.name)),
-                *count(lambda make, p=p, act=act: act(p, make(batch, *p.shape))),
+                counter.parameters(self.heads.get(p.name)),
+                *counter.at(p.shape, functools.partial(act, p)),
             )
-            for act, places in ((self.read, self.reads), (self._changed, self.changes))
-            for p in places
+            for p, act in acts
         }
-
-    def _changed(self, place: Layer, maps: Tensor) -> Tensor:
-        return self.change(place, maps, 0.0)
 
     def named(self, place: Layer) -> str:
         return f"{self.name}/{place.name}"
 
 
-def size_of(module: nn.Module | None) -> int:
-    return sum(p.numel() for p in module.parameters()) if module is not None else 0
+class OfPredictions(Term):
+    """A term in the place of the labels' loss. Weighed down, the rest is the labels' loss of every prediction."""
+
+    replaces = "hard"
+    share = 1.0
+
+    def loss(self, step: Step) -> Tensor:
+        """The loss of `step.predictions`, a scalar."""
+        raise NotImplementedError
+
+    def into(self, terms: dict[str, Tensor], seen: dict[str, Any], step: Step) -> dict[str, Tensor]:
+        loss = self.loss(step)
+        if self.factor < 1:
+            hard = torch.stack([losses.hard_loss(z, step.targets) for z in step.rows(step.predictions)]).mean()
+            loss = self.factor * loss + (1 - self.factor) * hard
+        return terms | {self.name: loss}
 
 
 def fields_of(terms: Iterable[type[Term]]) -> set[str]:
@@ -156,6 +177,6 @@ def fields_of(terms: Iterable[type[Term]]) -> set[str]:
     return {field.name for term in terms for field in dataclasses.fields(term.Settings)}
 
 
-def promote_off(device: torch.device) -> AbstractContextManager:
-    """Without autocast."""
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Encloses what is computed in the precision of its inputs."""
     return torch.autocast(device.type, enabled=False)

@@ -9,10 +9,10 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from imcl_core.collaboration import DenseCollaboration, DenseSettings
 from imcl_core.data.sets import Split
 from imcl_core.errors import ImclError
 from imcl_core.networks import UNet
-from imcl_core.tasks.pixels import DenseCollaboration, DenseSettings
 from imcl_core.training.run import environment
 
 SCENE_CLASSES = ("lying stripes", "rising stripes", "standing stripes", "falling stripes", "checks")

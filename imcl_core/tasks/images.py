@@ -21,6 +21,10 @@ class Images:
     def __init__(self, settings: Any):
         self.settings, self.num_classes = settings, 0
 
+    def takes(self, term: type) -> bool:
+        """Whether a method is for such labels."""
+        return True
+
     def step(self, images: Tensor, labels: Tensor, comparing: bool) -> AbstractContextManager:
         """Encloses a step, in which a term may be `comparing` what there are labels of."""
         return nullcontext()

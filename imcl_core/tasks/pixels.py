@@ -1,4 +1,4 @@
-"""Collaboration for networks that label every pixel, such as FCN or U-Net: the paper names it as work to come.
+"""Labels of pixels, for networks such as FCN or U-Net: the paper names it as work to come.
 
 What changes. A prediction is one of a pixel, so that `out` and `mid` are means over all pixels that count; local
 classifiers are convolutions, whose logits are enlarged to the labels' size; `pull-push` compares pixels, each by its
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer, check_logits
-from imcl_core.collaboration import Collaboration, MethodSettings
 from imcl_core.errors import ImclError
-from imcl_core.methods import TERMS, parse_methods
 from imcl_core.networks.classifier import LocalSegmenter
-from imcl_core.settings import setting
+from imcl_core.settings import Settings, setting
 from imcl_core.tasks.images import Images, check_labels
 
 check_maps = functools.partial(  # `check_logits` for maps of logits
@@ -33,8 +31,8 @@ check_maps = functools.partial(  # `check_logits` for maps of logits
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseSettings(MethodSettings):
-    """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
+class PixelSettings(Settings):
+    """What only labels of pixels need."""
 
     pp_pixels: int = setting(
         256, "pixels of a batch that pull-push compares, drawn afresh each step; 0: whole images", least=0, most=1 << 40
@@ -55,6 +53,9 @@ class Pixels(Images):
     def __init__(self, settings: Any):
         super().__init__(settings)
         self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def takes(self, term: type) -> bool:
+        return term.pixels
 
     @contextmanager
     def step(self, images: Tensor, labels: Tensor, comparing: bool) -> Iterator[None]:
@@ -122,40 +123,3 @@ class Pixels(Images):
             )
         if not self._counts(labels).any():
             raise ImclError(f"No pixel of this batch counts, all have the label {self.settings.ignore_label}: skip it.")
-
-
-class DenseCollaboration(Collaboration):
-    """A network that labels pixels, with any subset of the four losses attached for training.
-
-    ``collaboration(images, labels).backward()`` as of a `Collaboration`, with `labels` (B, H, W) as large as the
-    images; logits (B, m, h, w) of another size are enlarged to that bilinearly, as are those of local classifiers.
-    Images may have another size in every batch. `logits` are the network's own, (B, m, h, w).
-
-    Args:
-        network: from images to logits (B, m, h, w), such as `imcl_core.networks.UNet`.
-        methods: as of `Collaboration`, from ``out``, ``mid``, ``pull-push``, ``kernel``, ``spatial-dropout`` and
-            ``dropblock``; the other neighbours are made for one label an image.
-        settings: `DenseSettings`.
-        options: `layers`, `kernels`, `classifier`, `image_shape` and `seed` of `Collaboration`. `classifier`: the
-            `nn.Sequential` with dropout that `out` branches need not return the logits themselves, where it is named.
-
-    Raises:
-        ImclError: as `Collaboration`, and a method that is made for one label an image.
-    """
-
-    Task = Pixels
-
-    def __init__(
-        self, network: nn.Module, methods: str = "baseline", *, settings: DenseSettings | None = None, **options
-    ):
-        fit = [name for name, term in TERMS.items() if term.pixels]
-        if unfit := [name for name in parse_methods(methods) if name not in fit]:
-            raise ImclError(f"{unfit[0]} is made for one label an image: a DenseCollaboration takes {', '.join(fit)}.")
-        super().__init__(network, methods, settings=settings or DenseSettings(), **options)
-        if "out" in self.methods:
-            classifier = self._terms["out"].classifier
-            if inside := [name for name in self.layers if name.startswith(f"{classifier}.")]:
-                raise ImclError(
-                    f"Layer {inside[0]!r} is part of the classifier, which runs once for each prediction of out: leave "
-                    "it out of `layers`."
-                )

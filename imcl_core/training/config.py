@@ -7,14 +7,14 @@ from typing import Any
 
 from imcl_core.collaboration import MethodSettings
 from imcl_core.errors import ImclError, check_choice, nearest
-from imcl_core.methods import TERMS, fields_of, parse_methods
-from imcl_core.methods.population import PATTERNS, PopulationSettings
+from imcl_core.methods import TERMS, Term, fields_of, parse_methods
+from imcl_core.methods.population import PATTERNS, WIDER, PopulationSettings
 from imcl_core.networks import MODELS, REDUCTION
 from imcl_core.settings import setting
 
 PROFILES = ("smoke", "cpu", "narrow", "t4", "paper")
 PRECISIONS = ("auto", "float32", "bfloat16")
-STRUCTURES = ("baseline-2x", *PATTERNS)  # what the paper compares with; each stands alone
+STRUCTURES = (*WIDER, *PATTERNS)  # what the paper compares with; each stands alone
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,13 @@ class RunConfig(MethodSettings, PopulationSettings):
         check_choice("model", self.model, MODELS)
         check_choice("profile", self.profile, SIZES)
         self._fill("methods", canonical(self.methods))
-        recipe, double = RECIPES[self.dataset], self.methods == "baseline-2x"
+        recipe, wider = RECIPES[self.dataset], WIDER.get(self.methods)
         size = SIZES[self.profile].on(self.dataset)
         filled = {
-            "width": 2 * size.width if double else size.width,
+            "width": (wider or 1) * size.width,
             "epochs": size.epochs or recipe.epochs,
             "train_size": size.train_size if size.train_size < 0.9 * recipe.images else 0,
-            "batch_size": min(_DOUBLE_BATCH if double and self._is_large() else recipe.batch_size, size.batch_size),
+            "batch_size": min(_DOUBLE_BATCH if wider and self._is_large() else recipe.batch_size, size.batch_size),
             "lr": min(recipe.lr, size.lr),
             "side": size.side or recipe.side,
             "evaluate_every": size.evaluate_every,
@@ -200,10 +200,10 @@ class RunConfig(MethodSettings, PopulationSettings):
         for name, value in filled.items():
             if getattr(self, name) is None:
                 self._fill(name, value)
-        if double and self.width != filled["width"]:
+        if wider and self.width != filled["width"]:
             raise ImclError(
-                f"baseline-2x doubles the width of the profile {self.profile}, to {filled['width']:g}: leave out "
-                "width, or train a baseline of the width you want."
+                f"{self.methods} has {wider} times the width of the profile {self.profile}, {filled['width']:g}: leave "
+                "out width, or train a baseline of the width you want."
             )
         if self.milestones is None:
             self._fill("milestones", tuple(round(m * self.epochs / recipe.epochs) for m in recipe.milestones))
@@ -231,6 +231,12 @@ class RunConfig(MethodSettings, PopulationSettings):
                 f"The last maps of {self.model} on {self.dataset} are {side}×{side}: pool must lie between 1 and "
                 f"{side}, not {self.pool}."
             )
+        for term in self.terms:
+            if not isinstance(self, term.Settings):
+                raise ImclError(
+                    f"{term.name} was registered after the settings of a run were made: install its package with an "
+                    "entry point in imcl_core.methods, or train with your own loop."
+                )
         if self.nesterov and not self.momentum:
             raise ImclError("Nesterov's momentum needs a momentum: set momentum to more than 0, or leave out nesterov.")
         if list(self.milestones) != sorted(self.milestones):
@@ -241,9 +247,17 @@ class RunConfig(MethodSettings, PopulationSettings):
         return RECIPES[self.dataset]
 
     @property
-    def teacher(self) -> "RunConfig":
-        """The baseline whose network teaches in `kd`: this run without its methods, with another seed."""
-        plain = replace(self, methods="baseline", seed=self.seed + self.kd_seed)
+    def terms(self) -> list[type[Term]]:
+        """The terms of this run, of which a structure has none."""
+        return [TERMS[name] for name in self.methods.split("+") if name in TERMS]
+
+    @property
+    def teacher(self) -> "RunConfig | None":
+        """The baseline whose network teaches, where a term is taught: this run without methods, with another seed."""
+        further = [getattr(self, term.taught_by) for term in self.terms if term.taught_by]
+        if not further:
+            return None
+        plain = replace(self, methods="baseline", seed=self.seed + further[0])
         return RunConfig(**{"side": self.side, "evaluate_every": self.evaluate_every} | plain.identity())
 
     @property
@@ -279,12 +293,9 @@ class RunConfig(MethodSettings, PopulationSettings):
         Records are named by it. A setting added later is left out at its default, so that the records made before
         keep their names.
         """
-        on = self.methods.split("+")
-        off = fields_of(TERMS.values()) - fields_of(TERMS[name] for name in on if name in TERMS)
-        if self.methods not in PATTERNS:
-            off |= {field.name for field in fields(PopulationSettings)}
-        if self.methods != "tree":
-            off |= {"pop_splits"}
+        off = fields_of(TERMS.values()) - fields_of(self.terms)
+        pattern = PATTERNS.get(self.methods)
+        off |= {*pattern.unused} if pattern else {field.name for field in fields(PopulationSettings)}
         before = {"side": self.recipe.side, "evaluate_every": 1}
         same = {name for name in _ADDED if getattr(self, name) == before.get(name, getattr(type(self), name))}
         return {k: v for k, v in vars(self).items() if k not in off | same}

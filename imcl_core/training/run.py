@@ -21,7 +21,6 @@ from imcl_core.collaboration import Collaboration
 from imcl_core.data.sets import DataSet, TrainBatches, evaluation_batches, load
 from imcl_core.errors import ImclError, nearest
 from imcl_core.measure import arrays
-from imcl_core.methods import TERMS
 from imcl_core.methods.population import PATTERNS, Population
 from imcl_core.networks import build
 from imcl_core.training import checkpoints
@@ -47,7 +46,7 @@ def train(
     run resumes from its checkpoint and gives the same record; a finished one is not trained again. On a CPU the record
     depends on the configuration and the number of threads alone.
 
-    The teacher of `kd`, a baseline, is taken from `out`, or trained first: `config.teacher`.
+    Where a method has a teacher, a baseline, that is taken from `out`, or trained first: `config.teacher`.
 
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
 
@@ -75,7 +74,7 @@ def train(
         )
         cuda = [device] if device.type == "cuda" else []
         taught = {"out": out, "data_folder": data_folder, "device": device, "progress": progress and rank == 0}
-        teacher = _teacher_weights(config, **taught) if "kd" in config.methods.split("+") else None
+        teacher = _teacher_weights(config.teacher, **taught) if config.teacher else None
         with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
             run = Run(config, data, device)
             if teacher:
@@ -91,12 +90,12 @@ def train(
     return (run.record(), run.collaboration) if return_collaboration else run.record()
 
 
-def _teacher_weights(config: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
-    """Those of the teacher of `config`, from its finished run in `out`, else trained now."""
-    files = Files(Path(out), config.teacher.name) if out is not None else None
+def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
+    """The network of a teacher's run: of the finished one in `out`, else trained now."""
+    files = Files(Path(out), teacher.name) if out is not None else None
     if files and files.record.exists() and files.network.exists():
         return torch.load(files.network, weights_only=True)
-    _, trained = train(config.teacher, out=out, **options, return_collaboration=True)
+    _, trained = train(teacher, out=out, **options, return_collaboration=True)
     return trained.network.state_dict()
 
 
@@ -161,7 +160,7 @@ class Run:
             seed=config.seed,
         )
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
-        capturable = all(TERMS[name].capturable for name in config.methods.split("+") if name in TERMS)
+        capturable = all(term.capturable for term in config.terms)
         self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
         self.evaluated_at_once = 250 if device.type == "cpu" else 1000  # more do not fit into a processor's cache
         self.curve: list[dict[str, Any]] = []
@@ -295,9 +294,9 @@ def assemble(config: RunConfig, num_classes: int, image_shape: tuple[int, int, i
     network = build(config.model, num_classes, config.width, config.hidden, config.dropout, config.pool)
     if config.methods in PATTERNS:
         return PATTERNS[config.methods](network, settings=config, seed=config.seed)
-    methods = "baseline" if config.methods == "baseline-2x" else config.methods
+    methods = "+".join(term.name for term in config.terms) or "baseline"
     options = {"settings": config, "image_shape": image_shape, "seed": config.seed}
-    return Collaboration(network, methods, teacher=network, **options)  # for kd a copy, whose weights `train` loads
+    return Collaboration(network, methods, teacher=network, **options)  # a copy, whose weights `train` loads
 
 
 def _stream(seed: int, epoch: int) -> int:

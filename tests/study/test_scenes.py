@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from imcl_core import ImclError
+from imcl_core import DenseSettings, ImclError
 from imcl_core.networks import UNet
 from imcl_core.study.scenes import SCENE_CLASSES, Segmentation, evaluate, fit, mosaics, normal
-from imcl_core.tasks.pixels import DenseSettings
 
 SHORT = Segmentation(scenes=16, test_scenes=8, epochs=2, width=4)
 

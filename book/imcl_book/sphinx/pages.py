@@ -25,9 +25,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from imcl_book.stamps import code_digest
+from imcl_core import DenseSettings
 from imcl_core.errors import ImclError, nearest
 from imcl_core.study.tables.paper import PAPER
-from imcl_core.tasks.pixels import DenseSettings
 from imcl_core.training.config import RunConfig
 
 logger = logging.getLogger(__name__)

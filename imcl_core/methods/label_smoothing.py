@@ -1,0 +1,34 @@
+"""Label smoothing (Szegedy et al. 2016): a little of the label's probability goes to all classes alike."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from imcl_core import losses
+from imcl_core.methods.term import OfPredictions, Step
+from imcl_core.settings import Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothingSettings(Settings):
+    smoothing_epsilon: float = setting(
+        0.1, "portion of a label's probability that all classes share, ε of label smoothing", least=0, most=1
+    )
+
+
+class LabelSmoothing(OfPredictions):
+    """The labels' loss with smoothed labels; *kd* takes its share from it as it does from the plain one."""
+
+    name, Settings, pixels = "label-smoothing", LabelSmoothingSettings, True
+
+    def loss(self, step: Step) -> Tensor:
+        return smoothed_loss(step.rows(step.predictions)[0], step.targets, self.settings.smoothing_epsilon)
+
+
+def smoothed_loss(logits: Tensor, target: Tensor, epsilon: float = 0.1) -> Tensor:
+    """Cross-entropy with (1 - ε) y + ε / m in place of the one-hot label y (Szegedy et al. 2016, Sec. 7).
+
+    `logits` (B, m), `target` (B,) class indices; a scalar, the mean over the batch. At ε = 0 it is `losses.hard_loss`.
+    """
+    return F.cross_entropy(losses.promote(logits), target, label_smoothing=epsilon)
