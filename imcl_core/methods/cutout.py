@@ -17,6 +17,8 @@ class CutoutSettings(Settings):
 
 class Cutout(Term):
     name, Settings = "cutout", CutoutSettings
+    source = "DeVries 2017"
+    strengths = tuple({"cutout_size": side} for side in (2, 4, 6, 8, 10, 12, 14, 16, 20))
 
     def images(self, images: Tensor) -> Tensor:
         return cutout(images, self.settings.cutout_size)

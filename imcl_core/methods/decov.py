@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
-from imcl_core.methods.term import Step, Term
+from imcl_core.methods.term import Step, Term, by_half_decades
 from imcl_core.settings import Settings, setting
 
 
@@ -19,6 +19,8 @@ class DecovSettings(Settings):
 
 class Decov(Term):
     name, Settings = "decov", DecovSettings
+    source = "Cogswell 2016"
+    strengths = by_half_decades("decov_weight", 1e-4, 1.0)
     inside = compares = True
 
     def attach(self, sites: Any, task: Any) -> None:

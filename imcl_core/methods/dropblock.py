@@ -28,6 +28,8 @@ class DropBlockSettings(OnLayers):
 
 class DropBlock(Term):
     name, Settings = "dropblock", DropBlockSettings
+    source = "Ghiasi 2018"
+    strengths = tuple({"dropblock_rate": p, "dropblock_size": s} for p in (0.03, 0.1, 0.2) for s in (3, 5, 7))
     needs = ("layers",)
     inside, capturable, pixels = True, False, True
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
 from imcl_core.local import uncompiled
-from imcl_core.methods.term import OnLayers, Step, Term
+from imcl_core.methods.term import OnLayers, Step, Term, by_half_decades
 from imcl_core.settings import setting
 
 
@@ -24,6 +24,8 @@ class HsicSettings(OnLayers):
 
 class Hsic(Term):
     name, Settings = "hsic", HsicSettings
+    source = "Ma 2020"
+    strengths = by_half_decades("hsic_weight", 1e-5, 0.1)
     needs = ("layers",)
     inside = local = compares = True
     capturable = False  # its solver may wait for the device

@@ -27,6 +27,8 @@ class Kd(Term):
     """Takes its share from the term of the predictions."""
 
     name, Settings, taught_by = "kd", KdSettings, "kd_seed"
+    source = "Hinton 2014"
+    strengths = tuple({"kd_alpha": a, "kd_temperature": t} for a in (0.25, 0.5, 0.75) for t in (1.0, 2.0, 4.0))
 
     def attach(self, sites: Any, task: Any) -> None:
         if sites.teacher is None:

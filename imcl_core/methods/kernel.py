@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.measure.cost import Counter
-from imcl_core.methods.term import Row, Step, Term
+from imcl_core.methods.term import Row, Step, Term, by_half_decades
 from imcl_core.settings import Settings, setting
 
 
@@ -23,6 +23,8 @@ class Kernel(Term):
     """Reads weights alone, so that it can be compiled with the network."""
 
     name, Settings = "kernel", KernelSettings
+    source = "Fang & Lin 2021"
+    strengths = by_half_decades("kernel_weight", 1e-3, 10.0)
     needs = ("kernels",)
     pixels = True
 

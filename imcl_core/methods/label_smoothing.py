@@ -21,6 +21,8 @@ class LabelSmoothing(OfPredictions):
     """The labels' loss with smoothed labels; *kd* takes its share from it as it does from the plain one."""
 
     name, Settings, pixels = "label-smoothing", LabelSmoothingSettings, True
+    source = "Szegedy 2016"
+    strengths = tuple({"smoothing_epsilon": e} for e in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5))
 
     def loss(self, step: Step) -> Tensor:
         return smoothed_loss(step.rows(step.predictions)[0], step.targets, self.settings.smoothing_epsilon)

@@ -23,6 +23,8 @@ class MidSettings(OnLayers):
 
 class Mid(Term):
     name, Settings = "mid", MidSettings
+    source = "Fang & Lin 2021"
+    strengths = tuple({"mid_alpha": w, "mid_beta": w} for w in (1e-3, 3e-3, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8))
     needs = ("layers",)
     inside = local = pixels = True
 

@@ -28,6 +28,8 @@ class Out(OfPredictions):
     """Branches the classifier at its dropout layers."""
 
     name, Settings = "out", OutSettings
+    source = "Fang & Lin 2021"
+    strengths = tuple({"out_alpha": a, "out_temperature": t} for a in (0.25, 0.5, 0.75) for t in (1.0, 2.0, 4.0))
     needs = ("classifier",)
     inside = pixels = True
 

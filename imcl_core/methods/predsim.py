@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.trace import Layer
-from imcl_core.methods.term import OnLayers, Step, Term
+from imcl_core.methods.term import OnLayers, Step, Term, by_half_decades
 from imcl_core.settings import setting
 
 
@@ -25,6 +25,8 @@ class PredSimSettings(OnLayers):
 
 class PredSim(Term):
     name, Settings = "predsim", PredSimSettings
+    source = "Nøkland 2019"
+    strengths = by_half_decades("predsim_weight", 0.01, 100.0)
     needs = ("layers",)
     inside = local = compares = True
 

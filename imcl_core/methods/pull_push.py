@@ -32,6 +32,12 @@ class PullPushSettings(OnLayers):
 
 class PullPush(Term):
     name, Settings = "pull-push", PullPushSettings
+    source = "Fang & Lin 2021"
+    strengths = tuple(
+        {"pp_pull": (0.1 * pull, pull), "pp_push": (push * pull, 0.0)}
+        for pull in (0.01, 0.1, 1.0)
+        for push in (0.0, 0.1, 1.0)
+    )
     needs = ("layers",)
     inside = local = compares = pixels = True
 

@@ -29,6 +29,8 @@ class RDrop(OfPredictions):
     """
 
     name, Settings = "r-drop", RDropSettings
+    source = "Liang 2021"
+    strengths = tuple({"rdrop_alpha": a} for a in (0.1, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0))
     needs = ("classifier",)
     inside = pixels = True
 

@@ -21,6 +21,8 @@ class SpatialDropoutSettings(OnLayers):
 
 class SpatialDropout(Term):
     name, Settings = "spatial-dropout", SpatialDropoutSettings
+    source = "Tompson 2015"
+    strengths = tuple({"spatial_rate": p, "spatial_groups": n} for p in (0.03, 0.1, 0.2) for n in (1, 2, 0))
     needs = ("layers",)
     inside = pixels = True
 

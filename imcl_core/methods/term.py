@@ -9,6 +9,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -63,6 +64,8 @@ class Term:
 
     name: ClassVar[str]
     Settings: ClassVar[type[Settings]] = Settings
+    source: ClassVar[str] = ""  # who published it, and when
+    strengths: ClassVar[tuple[dict[str, Any], ...]] = ()  # settings that a search tries, the default's among them
     needs: ClassVar[tuple[str, ...]] = ()  # names that the user may have given: "layers", "kernels", "classifier"
     inside = False  # looks into the network or changes it, which then runs uncompiled
     local = False  # what it reads has gradients that stay at the place
@@ -180,3 +183,9 @@ def fields_of(terms: Iterable[type[Term]]) -> set[str]:
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """Encloses what is computed in the precision of its inputs."""
     return torch.autocast(device.type, enabled=False)
+
+
+def by_half_decades(name: str, least: float, most: float) -> tuple[dict[str, float], ...]:
+    """Strengths 1, 3, 10, 30 … times `least`, up to `most`, of the setting `name`."""
+    count = round(2 * math.log10(most / least)) + 1
+    return tuple({name: float(f"{least * 10 ** (i / 2):.0e}")} for i in range(count))

@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from imcl_core import RunConfig
 from imcl_core.cli import main
 from imcl_core.errors import ImclError
+from imcl_core.methods import TERMS
 from imcl_core.networks import build
-from imcl_core.study.grids import GRIDS, grid
+from imcl_core.study.grids import GRIDS, SEARCH, grid
 from imcl_core.study.plan import GPUS, SHARE, core_hours, hours, operations, plan, work
 from imcl_core.study.search import candidates_of, difference, halve
 from imcl_core.training.record import Record
@@ -198,3 +199,15 @@ def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, mon
     assert search() and sorted((tmp_path / "runs").glob("*.json")) == records
     assert main(["batch", "weights", "--only", "nothing"]) == 2
     assert "matches 'nothing'" in capsys.readouterr().err
+
+
+def test_the_search_tries_nine_strengths_of_everything_on_training_images_alone():
+    cases = candidates_of(grid("search", "narrow"))
+    assert cases.keys() == {f"cifar10 {m} {t}" for m in ("resnet18", "vgg16") for t in ("baseline", *TERMS)}
+    for case, tried in cases.items():
+        runs = [run for (run,) in tried]
+        assert len({run.key for run in runs}) == 9, case
+        assert all(run.validation and (run.train_size, run.held_out) == (5_000, 10_000) for run in runs)
+        methods = runs[0].methods
+        usual = RunConfig(model=runs[0].model, methods=methods, profile="narrow", **SEARCH)
+        assert usual in runs, f"{case}: the default is not among what is tried"
