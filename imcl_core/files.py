@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
+
 from imcl_core.errors import ImclError
 
 
@@ -52,15 +54,13 @@ def move_aside(path: Path) -> Path:
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=-1 if wait else 0)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield True
+        lock.acquire()
+    except Timeout:
+        yield False
         return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+    try:
         yield True
+    finally:
+        lock.release()

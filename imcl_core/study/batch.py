@@ -1,12 +1,11 @@
 """A queue of runs that wastes no time: the wanted ones first, none twice, none started that cannot end in time."""
 
 import os
-import statistics
 import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +16,17 @@ from tqdm import tqdm
 
 from imcl_core.data.download import prepare
 from imcl_core.data.sets import data_folder as data_folder_of
-from imcl_core.data.sets import load
 from imcl_core.errors import ImclError
 from imcl_core.files import locked, write_whole
 from imcl_core.study import executed, ledger
-from imcl_core.study.pools import Died, Here, RayPool, Slots
+from imcl_core.study.pools import Died, Here, Slots
+from imcl_core.study.ray import RayPool
+from imcl_core.study.records import existing, failure_file, first_line
+from imcl_core.study.speeds import Speeds
 from imcl_core.training.config import RunConfig
 from imcl_core.training.record import Record, read_record, write_record
-from imcl_core.training.run import Run, choose_device, device_name, train
+from imcl_core.training.run import choose_device, train
 
-TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how fast a run is
-TRIAL_SECONDS = 20  # with less time left no trial is worth it
 TRIES = 3  # of a run whose process dies
 
 
@@ -40,55 +39,6 @@ class Outcome:
     postponed: list[str] = field(default_factory=list)  # would not have ended in time
     failed: dict[str, str] = field(default_factory=dict)
     failed_before: dict[str, str] = field(default_factory=dict)  # in an earlier batch; not tried again
-
-
-class Speeds:
-    """Seconds a run takes on a device, from the records of like runs, else from a few steps of its own."""
-
-    def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
-        self.device, self.data_folder = device, data_folder
-        self.measured: dict[tuple, list[tuple[float, float]]] = {}
-        for record in records:
-            if record.run["device"] == device_name(device):
-                evaluation = record.run["evaluation_seconds"] / record.config.evaluations
-                self.measured.setdefault(record.config.like, []).append((record.images_per_s, evaluation))
-
-    def seconds(self, config: RunConfig) -> float | None:
-        """From records alone; None where there is none like it."""
-        like = self.measured.get(config.like)
-        if not like:
-            return None
-        images_per_s, evaluation = (statistics.median(column) for column in zip(*like, strict=True))
-        images = config.train_size or config.recipe.images * (0.9 if config.validation else 1)
-        return config.epochs * images / images_per_s + config.evaluations * evaluation
-
-    def fits(self, config: RunConfig, left: float) -> bool:
-        """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
-        if config.like not in self.measured and left > TRIAL_SECONDS:
-            began = time.monotonic()
-            self.measure(config)
-            left -= time.monotonic() - began
-        seconds = self.seconds(config)
-        return seconds is not None and seconds <= left
-
-    def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float]]] | None:
-        """What is measured of runs like it, to be told to another process."""
-        like = config.like
-        return (like, self.measured[like]) if like in self.measured else None
-
-    def measure(self, config: RunConfig) -> None:
-        """Times a few steps and an evaluation of the run."""
-        data = load(
-            config.dataset,
-            folder=self.data_folder,
-            train_size=config.train_size or None,
-            validation=config.validation,
-            side=config.side,
-            device=self.device,
-        )
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            self.measured[config.like] = [Run(config, data, self.device).trial(TRIAL_STEPS)]
 
 
 @dataclass(frozen=True)
@@ -189,49 +139,39 @@ def run_batch(
     out, pool = Path(out).absolute(), pool or (Slots.on_cores(1) if notebook else Here())
     if data_folder := data_folder or os.environ.get("IMCL_DATA"):
         data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
-    speeds = None
-    if not pool.remote:
-        chosen = choose_device(device)
-        if budget is not None:
-            speeds = Speeds(chosen, ledger.records(*_folders(out, *done)), data_folder)
-    elif budget is not None:
-        raise ImclError("A budget plans the time of one machine: leave it out on a Ray cluster.")
+    speeds = _speeds(pool, device, budget, [out, *done], data_folder)
     outcome = Outcome()
     todo = _todo(configs, out, done, retry_failed, outcome)
-    if todo:
-        with _locked(out, ".batch"):  # can it be written to?
-            pass
     if not pool.remote:
         todo = _with_data(todo, data_folder, progress, outcome)
-    bare_here = isinstance(pool, Here) and not notebook
-    job = Job(
-        out,
-        data_folder or None,
-        None if device is None else str(device),
-        notebook,
-        progress and bare_here,
-        None if budget is None else time.time() + budget,
-        speeds,
-    )
-    options = {"desc": "batch", "unit": " run", "disable": not progress or not todo, "dynamic_ncols": True}
-    with pool if todo else Here() as pool, tqdm(total=len(todo), **options) as bar:
-        for config, result, running in _work(todo, job, pool):
-            if result:
-                _take(config, result, job, outcome)
-                bar.update()
-            bar.set_postfix(done=len(outcome.done), failed=len(outcome.failed), running=running)
+    ends = None if budget is None else time.time() + budget
+    shown = progress and isinstance(pool, Here) and not notebook
+    name = None if device is None else str(device)
+    _work_through(todo, Job(out, data_folder or None, name, notebook, shown, ends, speeds), pool, progress, outcome)
     return outcome
 
 
-def _folders(*folders: str | Path) -> list[Path]:
-    return [folder for folder in map(Path, folders) if folder.is_dir()]
+def _speeds(
+    pool: Here | Slots | RayPool,
+    device: str | torch.device | None,
+    budget: float | None,
+    folders: Sequence[Path | str],
+    data_folder: Path | None,
+) -> Speeds | None:
+    """What a budget is planned with; `ImclError` where there is no such device here, or the work is elsewhere."""
+    chosen = None if pool.remote else choose_device(device)
+    if budget is None:
+        return None
+    if pool.remote:
+        raise ImclError("A budget plans the time of one machine: leave it out on a Ray cluster.")
+    return Speeds(chosen, ledger.records(*existing(*folders)), data_folder)
 
 
 def _todo(
     configs: Sequence[RunConfig], out: Path, done: Sequence[str | Path], retry_failed: bool, outcome: Outcome
 ) -> list[RunConfig]:
     """Those without a record, and without a failure that is to be left alone; a damaged record is no record."""
-    files = {path.stem: path for folder in _folders(*done, out) for path in sorted(folder.rglob("*.json"))}
+    files = {path.stem: path for folder in existing(*done, out) for path in sorted(folder.rglob("*.json"))}
     todo = []
     for config in configs:
         failure = failure_file(out, config)
@@ -240,12 +180,15 @@ def _todo(
                 read_record(files[config.name])
                 outcome.skipped.append(config.name)
             elif failure.exists() and not retry_failed:
-                outcome.failed_before[config.name] = _first_line(failure.read_text(encoding="utf-8"))
+                outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8"))
             else:
                 todo.append(config)
         except ImclError as error:
             tqdm.write(f"imcl: {error}", file=sys.stderr)
             todo.append(config)
+    if todo:
+        with _locked(out, ".batch"):  # can it be written to?
+            pass
     return todo
 
 
@@ -266,6 +209,18 @@ def _with_data(
         tqdm.write(f"imcl: {error}", file=sys.stderr)
         outcome.failed |= {config.name: str(error) for config in configs if config.dataset == name}
     return [config for config in configs if config.dataset not in missing]
+
+
+def _work_through(
+    todo: list[RunConfig], job: Job, pool: Here | Slots | RayPool, progress: bool, outcome: Outcome
+) -> None:
+    options = {"desc": "batch", "unit": " run", "disable": not progress or not todo, "dynamic_ncols": True}
+    with pool if todo else Here() as pool, tqdm(total=len(todo), **options) as bar:
+        for config, result, running in _work(todo, job, pool):
+            if result:
+                _take(config, result, job, outcome)
+                bar.update()
+            bar.set_postfix(done=len(outcome.done), failed=len(outcome.failed), running=running)
 
 
 def _work(
@@ -309,7 +264,7 @@ def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None
         _bring(config, result, job.out)
         tqdm.write(f"{result.record.last_error:6.2f} %  {result.record.run['seconds']:7.1f} s  {name}")
     if result.why:
-        tqdm.write(f"imcl: {name}: {_first_line(result.why)}", file=sys.stderr)
+        tqdm.write(f"imcl: {name}: {first_line(result.why)}", file=sys.stderr)
 
 
 def _bring(config: RunConfig, result: Result, out: Path) -> None:
@@ -321,58 +276,6 @@ def _bring(config: RunConfig, result: Result, out: Path) -> None:
         write_whole(notebook, result.notebook.encode())
 
 
-def failure_file(folder: Path, config: RunConfig) -> Path:
-    """Where a run that failed says why: a sentence in the first line, then the traceback if there is one."""
-    return folder / f"{config.name}.failed.txt"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
-
-
 def run_parallel(configs: Sequence[RunConfig], out: str | Path, *, jobs: int, **options) -> Outcome:
     """`run_batch` in several processes, each with its share of the cores."""
     return run_batch(configs, out, pool=Slots.on_cores(jobs), **{"progress": False} | options)
-
-
-def merge(source: str | Path, target: str | Path) -> list[Path]:
-    """Takes the records below `source`, and the small arrays beside them, into `target`; returns the new records.
-
-    `ImclError`, and nothing is taken, where a run lies in both with different outcomes.
-    """
-    source, target = Path(source), Path(target)
-    if not source.is_dir():
-        raise ImclError(f"There is no folder {source} to take records from.")
-    incoming = ledger.records(source)
-    here = {record.config.key: record for record in ledger.records(target)} if target.is_dir() else {}
-    clashes = [r.config.name for r in incoming if r.config.key in here and here[r.config.key].curve != r.curve]
-    if clashes:
-        raise ImclError(
-            f"{len(clashes)} runs have another outcome in {target} already ({', '.join(clashes[:3])}): keep one of "
-            "the two, remove the other and merge again."
-        )
-    new = [record for record in incoming if record.config.key not in here]
-    small = {path.stem: path for path in source.rglob("*.npz")}
-    for record in new:
-        if record.config.name in small:
-            write_whole(target / f"{record.config.name}.npz", small[record.config.name].read_bytes())
-    return [write_record(record, target) for record in new]
-
-
-def status(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, list[str]]:
-    """The names of the runs that are done, failed, begun (a checkpoint lies there) and missing."""
-    existing = _folders(*folders)
-    done = {record.config.key for record in ledger.records(*existing)}
-    begun = {path.name.removesuffix(".checkpoint.pt") for f in existing for path in f.rglob("*.checkpoint.pt")}
-    failed = failures(configs, *existing)
-    cells: dict[str, list[str]] = {"done": [], "failed": [], "begun": [], "missing": []}
-    for config in configs:
-        state = "done" if config.key in done else "failed" if config.name in failed else "missing"
-        cells["begun" if state == "missing" and config.name in begun else state].append(config.name)
-    return cells
-
-
-def failures(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, str]:
-    """Why the runs failed that did, by name."""
-    files = [(config, failure_file(folder, config)) for folder in _folders(*folders) for config in configs]
-    return {config.name: _first_line(file.read_text(encoding="utf-8")) for config, file in files if file.exists()}

@@ -118,7 +118,7 @@ def core_hours(configs: Iterable[RunConfig], records: Iterable[Record]) -> tuple
 
 def _seen(config: RunConfig) -> float:
     """Images that a run trains on, an image as often as there are epochs."""
-    return config.epochs * (config.train_size or config.recipe.images * (0.9 if config.validation else 1))
+    return config.epochs * config.images
 
 
 def plan(grids: dict[str, Sequence[RunConfig]], records: Iterable[Record] = ()) -> pd.DataFrame:

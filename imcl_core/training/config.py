@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from imcl_core.collaboration import MethodSettings
+from imcl_core.data.sets import HELD_OUT
 from imcl_core.errors import ImclError, check_choice, nearest
 from imcl_core.methods import TERMS, Term, fields_of, parse_methods
 from imcl_core.methods.population import PATTERNS, WIDER, PopulationSettings
@@ -259,6 +260,12 @@ class RunConfig(MethodSettings, PopulationSettings):
             return None
         plain = replace(self, methods="baseline", seed=self.seed + further[0])
         return RunConfig(**{"side": self.side, "evaluate_every": self.evaluate_every} | plain.identity())
+
+    @property
+    def images(self) -> int:
+        """How many images an epoch has."""
+        held_out = (self.held_out or round(HELD_OUT * self.recipe.images)) if self.validation else 0
+        return self.train_size or self.recipe.images - held_out
 
     @property
     def padding(self) -> int:

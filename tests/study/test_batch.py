@@ -1,7 +1,6 @@
 """The queue: in order, nothing twice, within the budget, and no record lost."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -9,18 +8,16 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from imcl_book import execute
 
-from imcl_core import ImclError, PopulationSettings, RunConfig, train
-from imcl_core.cli import main
-from imcl_core.methods import PAPER
-from imcl_core.study import batch, executed, ledger
-from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, GRIDS, grid
+from imcl_core import ImclError, RunConfig, train
+from imcl_core.study import batch, executed, ledger, records
+from imcl_core.study.grids import GRIDS, grid
 from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
+from imcl_core.study.speeds import Speeds
 from imcl_core.training.record import read_record
 from imcl_core.training.run import choose_device
 
@@ -78,7 +75,7 @@ def test_without_records_a_trial_tells_the_speed(tmp_path):
 def test_the_estimate_is_near_the_truth(three):
     configs, folder = three
     record = ledger.records(folder)[0]
-    speeds = batch.Speeds(choose_device(), [record])
+    speeds = Speeds(choose_device(), [record])
     assert speeds.seconds(configs[0]) == pytest.approx(record.run["seconds"], rel=0.2, abs=0.05)
     assert speeds.seconds(tiny(model="vgg16")) is None
 
@@ -88,7 +85,7 @@ def test_the_estimate_counts_the_evaluations_there_are(three):
     record = ledger.records(folder)[0]
     config = dataclasses.replace(configs[0], epochs=20, evaluate_every=5)
     run = record.run | {"evaluation_seconds": 6.0, "images_per_s": 10.0}
-    speeds = batch.Speeds(choose_device(), [dataclasses.replace(record, config=config, run=run)])
+    speeds = Speeds(choose_device(), [dataclasses.replace(record, config=config, run=run)])
     trained = 20 * config.train_size / 10.0
     assert speeds.seconds(config) == pytest.approx(trained + 6.0)
     assert speeds.seconds(dataclasses.replace(config, evaluate_every=1)) == pytest.approx(trained + 10.0)
@@ -106,15 +103,15 @@ def test_a_failed_run_is_left_alone_until_it_is_asked_for(tmp_path, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr(batch, "train", lambda *_, **__: 1 / 0)
         assert run([config], tmp_path).failed.keys() == {config.name}
-    first, *trace = batch.failure_file(tmp_path, config).read_text().splitlines()
+    first, *trace = records.failure_file(tmp_path, config).read_text().splitlines()
     assert first == "ZeroDivisionError: division by zero"
     assert "Traceback" in trace[0]
     outcome = run([config, other], tmp_path)
     assert (outcome.done, outcome.failed_before) == ([other.name], {config.name: first})
-    assert batch.status([config, other], tmp_path)["failed"] == [config.name]
+    assert records.status([config, other], tmp_path)["failed"] == [config.name]
     assert run([config, other], tmp_path, retry_failed=True).done == [config.name]
-    assert batch.status([config, other], tmp_path)["failed"] == []
-    assert not batch.failure_file(tmp_path, config).exists()
+    assert records.status([config, other], tmp_path)["failed"] == []
+    assert not records.failure_file(tmp_path, config).exists()
 
 
 class Deadly(Here):
@@ -230,7 +227,8 @@ def test_a_killed_batch_goes_on_where_it_stopped(tmp_path):
     configs = [tiny(seed=seed, epochs=4) for seed in range(2)]
     program = (
         "import json, sys, torch; torch.set_num_threads(1)\n"
-        "from imcl_core import RunConfig, batch\n"
+        "from imcl_core import RunConfig\n"
+        "from imcl_core.study import batch\n"
         "batch.run_batch([RunConfig(**c) for c in json.loads(sys.argv[1])], sys.argv[2], progress=False)"
     )
     settings = json.dumps([dataclasses.asdict(config) for config in configs])
@@ -248,8 +246,8 @@ def test_a_killed_batch_goes_on_where_it_stopped(tmp_path):
 
 def test_merge_takes_new_records_and_refuses_those_that_differ(three, tmp_path):
     _, folder = three
-    assert len(batch.merge(folder, tmp_path)) == 3
-    assert batch.merge(folder, tmp_path) == []
+    assert len(records.merge(folder, tmp_path)) == 3
+    assert records.merge(folder, tmp_path) == []
     assert {p.stem for p in tmp_path.glob("*.npz")} == {p.stem for p in tmp_path.glob("*.json")}
     assert curves(tmp_path) == curves(folder)
     changed = next(tmp_path.glob("*.json"))
@@ -257,183 +255,14 @@ def test_merge_takes_new_records_and_refuses_those_that_differ(three, tmp_path):
     content["curve"][0]["test_error"] += 1
     changed.write_text(json.dumps(content))
     with pytest.raises(ImclError, match="another outcome"):
-        batch.merge(folder, tmp_path)
+        records.merge(folder, tmp_path)
     with pytest.raises(ImclError, match="no folder"):
-        batch.merge(tmp_path / "nowhere", tmp_path)
+        records.merge(tmp_path / "nowhere", tmp_path)
 
 
 def test_status_tells_done_begun_and_missing(three, tmp_path):
     configs, folder = three
     begun = tiny(seed=5)
     (tmp_path / f"{begun.name}.checkpoint.pt").touch()
-    cells = batch.status([*configs, begun, tiny(seed=6)], folder, tmp_path)
+    cells = records.status([*configs, begun, tiny(seed=6)], folder, tmp_path)
     assert [len(cells[state]) for state in ("done", "begun", "missing")] == [3, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("table-1", 32), ("table-2", 32), ("table-3", 32), ("figure-2", 36), ("study", 18), ("queue", 80)],
-)
-def test_grids_hold_the_papers_cells(name, count):
-    configs = grid(name)
-    assert len(configs) == count if name != "queue" else len(configs) > 40
-    assert len({config.key for config in configs}) == len(configs)
-    assert all(config.profile == "paper" for config in configs)
-
-
-def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_the_baselines():
-    assert COMBINATIONS[4:10] == (
-        "out+mid",
-        "out+pull-push",
-        "out+kernel",
-        "mid+pull-push",
-        "mid+kernel",
-        "pull-push+kernel",
-    )
-    assert len(COMBINATIONS) == 15
-    first = [(config.dataset, config.model, config.methods) for config in grid("queue", seeds=3)[:2]]
-    assert first == [("cifar100", "resnet18", "baseline"), ("cifar100", "vgg16", "baseline")]
-
-
-def test_double_width_is_in_the_tables():
-    doubled = {(c.dataset, c.model): c.batch_size for c in grid("table-2") if c.methods == "baseline-2x"}
-    assert doubled[("stl10", "resnet18")] == 64
-    assert doubled[("stl10", "vgg16")] == 128
-
-
-def test_what_came_before_is_compared_on_the_same_runs_and_with_noise():
-    runs = {(c.model, c.noise, c.methods) for c in grid("before")}
-    assert {m for model, noise, m in runs if model == "resnet18"} == {"baseline", "out", *BEFORE}
-    assert {m for model, noise, m in runs if noise} == {"baseline", "out", "tree"}
-    assert {c.key for c in grid("before")} <= {c.key for c in grid("queue")}
-
-
-def test_an_ablation_differs_from_its_method_in_what_it_names():
-    runs = grid("decisions")
-    keys = {r.key for r in runs}
-    for methods, change in ABLATIONS:
-        changed = [r for r in runs if r.methods == methods and all(getattr(r, k) == v for k, v in change.items())]
-        undone = {name: getattr(RunConfig(), name) for name in change.keys() - {"dataset"}}
-        plain = {dataclasses.replace(r, **undone).key for r in changed}
-        assert changed and plain <= keys, f"{methods} lacks {change}, or the run beside it"
-        assert not plain & {r.key for r in changed}, f"{change} does not influence {methods}"
-    assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
-
-
-def test_each_decision_that_is_a_switch_has_its_ablation():
-    own = [field for term in PAPER for field in dataclasses.fields(term.Settings)]
-    switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
-    numbers = {
-        "nesterov",
-        "augment",
-        "weight_decay",
-        "pool",
-        "hidden",
-        "mid_pool",
-        "mid_width",
-        "pop_splits",
-    }  # and others
-    ablated = {name for _, change in ABLATIONS for name in change} - {"dataset"}
-    assert switches == ablated - numbers and numbers < ablated
-
-
-def test_weights_are_searched_on_held_out_images_around_the_defaults():
-    runs = grid("weights", profile="cpu", seeds=2)
-    assert all(r.validation for r in runs)
-    for method, setting in (("mid", "mid_alpha"), ("pull-push", "pp_pull"), ("kernel", "kernel_weight")):
-        values = [getattr(r, setting) for r in runs if r.methods == method]
-        assert getattr(RunConfig(), setting) in values and len(set(values)) >= 3
-    assert len({r.key for r in runs}) == len(runs)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["batch", "table-9"], "Did you mean 'table-"),
-        (["batch", "study", "--budget", "nine"], "9m"),
-        (["batch", "study", "--profile", "cpus"], "Did you mean 'cpu'"),
-        (["batch", "study", "--jobs", "0"], "--jobs 1"),
-        (["batch", "study", "--device", "cuda"], "leave out the device, or use cpu"),
-        (["batch", "study", "--per-gpu", "1"], "use --jobs in place of --per-gpu"),
-        (["batch", "study", "--per-gpu", "1", "--jobs", "2"], "leave out --jobs"),
-        (["batch", "study", "--ray", "nowhere"], "host:port"),
-        (["batch", "study", "--ray", "127.0.0.1:1"], "ray start --head"),
-        (["batch", "study", "--ray", "--budget", "9m"], "leave it out"),
-        (["batch", "study", "--dataset", "digits", "--out", "file/runs"], "another folder"),
-        (["merge", "nowhere"], "nowhere"),
-    ],
-)
-def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    if "--ray" in arguments and importlib.util.find_spec("ray") is None:
-        message = "pip install 'imcl-core[cluster]'" if "--budget" not in arguments else message
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_batch_merge_and_status_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(GRIDS, "study", lambda profile, seeds: [tiny(seed=s) for s in range(seeds)])
-    assert main(["batch", "study", "--seeds", "2", "--quiet"]) == 0
-    assert main(["merge", "runs"]) == 0
-    assert main(["status"]) == 0
-    assert "2 new records" in capsys.readouterr().out
-    assert len(list((tmp_path / "results").glob("*.json"))) == 2
-
-
-def test_failures_are_listed_and_tried_again_on_demand(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(GRIDS, "study", lambda profile, seeds: [tiny(lr=1e30, epochs=2), tiny()])
-    batch_bare = ["batch", "study", "--quiet", "--no-notebook"]
-    assert main(batch_bare) == 1
-    assert main(batch_bare) == 1
-    assert "1 failed before: imcl status lists them, --retry-failed" in capsys.readouterr().out
-    assert main(["status"]) == 0
-    assert f"failed: {tiny(lr=1e30, epochs=2).name}: The loss is not finite" in capsys.readouterr().out
-    assert main([*batch_bare, "--retry-failed"]) == 1
-    assert "0 runs done, 1 had a record or another process at them, 0 did not fit into the budget, 1 failed" in (
-        capsys.readouterr().out
-    )
-
-
-@pytest.mark.parametrize(
-    ("missing", "arguments", "remedy"),
-    [("papermill", ["--notebook"], "--no-notebook"), ("ray", ["--ray", "--no-notebook"], "'imcl-core[cluster]'")],
-)
-def test_what_is_not_installed_is_named_with_the_remedy(missing, arguments, remedy, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, missing, None)
-    assert main(["batch", "study", "--dataset", "digits", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert remedy in error
-    assert error.count("\n") == 1
-
-
-def test_runs_where_only_torch_numpy_pandas_and_tqdm_are_installed(tmp_path):
-    """As on a lent GPU: nothing of Jupyter, matplotlib, scikit-learn or Ray may be imported, and no flag be needed."""
-    random = np.random.default_rng(0)
-    arrays = {f"x_{part}": random.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8) for part in ("train", "test")} | {
-        f"y_{part}": np.arange(100) % 10 for part in ("train", "test")
-    }
-    np.savez(tmp_path / "cifar10.npz", **arrays, classes=[f"class {i}" for i in range(10)])
-    program = (
-        "import sys\n"
-        "for name in ('matplotlib', 'sklearn', 'papermill', 'nbformat', 'jupyter_client', 'IPython', 'PIL', 'ray'):\n"
-        "    sys.modules[name] = None\n"
-        "from imcl_core import RunConfig\nfrom imcl_core.study import grids\n"
-        f"tiny = RunConfig(dataset='cifar10', batch_size=32, **{TINY})\n"
-        "grids.GRIDS['study'] = lambda profile, seeds: [tiny]\n"
-        "from imcl_core.cli import main\n"
-        "sys.exit(main(['batch', 'study', '--quiet']) or main(['status']))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "IMCL_DATA": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "1 runs done" in done.stdout
-    assert "queue" in done.stdout

@@ -18,8 +18,9 @@ from imcl_book import checks
 from pandas.testing import assert_frame_equal
 
 from imcl_core import ImclError, RunConfig, files
-from imcl_core.study import batch, executed, ledger
-from imcl_core.study.pools import Died, RayPool, Slots
+from imcl_core.study import batch, executed, ledger, records
+from imcl_core.study.pools import Died, Slots
+from imcl_core.study.ray import RayPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and mounts as on Linux")
 HOST_AND_TIME = ["device", "seconds", "images_per_s", "peak_memory_gb"]
@@ -44,7 +45,7 @@ def assert_equal(folder: Path, undisturbed: Path, configs=CONFIGS) -> None:
     tables = [ledger.read(f).drop(columns=HOST_AND_TIME).sort_values("name") for f in (folder, undisturbed)]
     tables[1] = tables[1][tables[1].name.isin([c.name for c in configs])]
     assert_frame_equal(*(t.reset_index(drop=True) for t in tables), check_exact=True)
-    assert batch.failures(configs, folder) == {}
+    assert records.failures(configs, folder) == {}
     assert not list(folder.glob("*.checkpoint.pt"))
 
 
@@ -145,7 +146,7 @@ def test_two_batches_of_the_same_grid_share_it(undisturbed, tmp_path):
 
 
 def test_a_corrupted_record_is_kept_aside_and_its_run_done_again(undisturbed, tmp_path, capsys):
-    batch.merge(undisturbed, tmp_path)
+    records.merge(undisturbed, tmp_path)
     damaged = tmp_path / f"{CONFIGS[1].name}.json"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     assert batch.run_batch(CONFIGS, tmp_path, progress=False).done == [CONFIGS[1].name]

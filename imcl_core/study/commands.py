@@ -1,0 +1,265 @@
+"""The commands about many runs: `imcl batch`, `merge`, `status`, `plan`, `tables`.
+
+What they need is imported as they run, so that every help is there on a machine without pandas.
+"""
+
+import fnmatch
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from imcl_core.arguments import DataFolder, Device, Option
+from imcl_core.errors import ImclError
+
+if TYPE_CHECKING:
+    from imcl_core.study.pools import Here, Slots
+    from imcl_core.study.ray import RayPool
+    from imcl_core.training.config import RunConfig
+    from imcl_core.training.record import Record
+
+Profile = Annotated[str, "smoke, cpu, narrow, t4 or paper"]
+Seeds = Annotated[int, "seeds 0, 1, … up to so many"]
+Dataset = Annotated[str | None, "only the runs on this data set; one that the table lacks takes its place"]
+Only = Annotated[str | None, Option("only runs whose names match: 'cifar100-vgg16-*-seed0-*'", metavar="PATTERN")]
+_HALVING = "for a search for weights: short runs first, and longer ones for the best third (1/N) of the candidates"
+Halving = Annotated[int | None, Option(_HALVING, metavar="N", alone=3)]
+Budget = Annotated[str | None, "start no run that would end later than this: 90s, 9m, 1.5h"]
+_NOTEBOOK = "leave each run as an executed notebook too (default: where papermill is installed, without --budget)"
+Jobs = Annotated[int | None, "so many runs at once (default: 1; on Ray: all that fit)"]
+PerGpu = Annotated[int | None, Option("N runs at once on every GPU, each sees only its own", metavar="N")]
+_RAY = "work on a Ray cluster: host:port; without an address on the one that runs here, or one started for this"
+Ray = Annotated[str | None, Option(_RAY, metavar="ADDRESS", alone="")]
+
+
+def batch(
+    table: Annotated[str, "table-1 … queue, as imcl status lists them; queue: all in order of worth"],
+    *,
+    profile: Profile = "paper",
+    seeds: Seeds = 1,
+    dataset: Dataset = None,
+    only: Only = None,
+    halving: Halving = None,
+    out: Annotated[str, "folder for records and checkpoints"] = "runs",
+    results: Annotated[str, "runs with a record below it are done"] = "results",
+    budget: Budget = None,
+    notebook: Annotated[bool | None, _NOTEBOOK] = None,
+    retry_failed: Annotated[bool, "try runs again that failed in an earlier batch"] = False,
+    jobs: Jobs = None,
+    per_gpu: PerGpu = None,
+    ray: Ray = None,
+    data_folder: DataFolder = None,
+    device: Device = None,
+    quiet: Annotated[bool, "no progress bars"] = False,
+) -> int:
+    """Work through the runs of a table.
+
+    examples:
+      imcl batch queue --seeds 3 --budget 9m --out runs     the paper's tables on a GPU, as far as 9 minutes go
+      imcl batch table-3 --seeds 3 --per-gpu 2              Table III on every GPU of this machine, two at once on each
+      imcl batch table-3 --seeds 3 --ray 10.0.0.5:6379      the same on a Ray cluster whose nodes share the folder
+      imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, a few hours
+      imcl batch narrow --profile narrow --seeds 3 --jobs 2 narrow networks trained to the end on two CPU cores, days
+      imcl batch search --profile narrow --halving          search for weights on held-out images, the best ones longer
+      imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
+    """
+    configs, left = _wanted(table, profile, seeds, dataset, only), _seconds(budget)
+    how = {"budget": left, "data_folder": data_folder, "device": device, "retry_failed": retry_failed}
+    how |= {"progress": not quiet, "notebook": _wants_notebooks(notebook, left), "done": [results]}
+    how["pool"] = _pool(ray, per_gpu, jobs, device, how["notebook"])
+    return _run(configs, out, how) if halving is None else _halve(configs, halving, out, how)
+
+
+def merge(
+    source: Annotated[str, "folder with records"], *, into: Annotated[str, "folder that takes them"] = "results"
+) -> None:
+    """Take records into the results.
+
+    examples:
+      imcl merge runs                                       take the records of runs/ into results/
+      imcl merge /media/stick/runs --into results
+    """
+    from imcl_core.study.records import merge as merged
+
+    print(f"{len(merged(source, into))} new records in {into}.")
+
+
+def status(
+    *,
+    profile: Profile = "paper",
+    seeds: Seeds = 1,
+    folders: Annotated[tuple[str, ...], "where records lie"] = ("results", "runs"),
+    device: Annotated[str | None, "estimate times for this device (default: a GPU where there is one)"] = None,
+) -> None:
+    """What is done and what is missing.
+
+    examples:
+      imcl status                                           every table at paper scale: done, begun, missing, time left
+      imcl status --profile cpu --seeds 3
+    """
+    from imcl_core.study import ledger, records
+    from imcl_core.study.grids import GRIDS, grid
+    from imcl_core.study.speeds import Speeds
+    from imcl_core.training.run import choose_device, device_name
+
+    found = [folder for folder in folders if os.path.isdir(folder)]
+    speeds = Speeds(choose_device(device), ledger.records(*found))
+    states, failures = ("done", "failed", "begun", "missing"), {}
+    print(f"{'table':18}{'done':>6}{'failed':>8}{'begun':>7}{'missing':>9}   time left on {device_name(speeds.device)}")
+    for table in GRIDS:
+        configs = grid(table, profile, seeds)
+        cells = records.status(configs, *found)
+        done, failed, begun, missing = (len(cells[state]) for state in states)
+        left = speeds.time_left([config for config in configs if config.name not in cells["done"]])
+        print(f"{table:18}{done:6}{failed:8}{begun:7}{missing:9}   {left}")
+        failures |= {n: why for n, why in records.failures(configs, *found).items() if n in cells["failed"]}
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}")
+
+
+def plan(
+    *tables: Annotated[str, "as imcl status lists them (default: the paper's)"],
+    profile: Profile = "paper",
+    seeds: Seeds = 3,
+    results: Annotated[str, "folder with records: speeds"] = "results",
+    price: Annotated[float | None, "of an hour of a GPU, in your currency: what the hours cost"] = None,
+) -> None:
+    """What a reproduction takes before it is run.
+
+    examples:
+      imcl plan                                             every table at the paper's scale, three seeds
+      imcl plan table-3 figure-2 --seeds 5 --price 2.50     two of them; with what the hours cost at 2.50 an hour
+      imcl plan narrow --profile narrow                     what two cores can train to the end; with their hours
+    """
+    from imcl_core.study import ledger
+    from imcl_core.study.grids import BEYOND, GRIDS, grid
+    from imcl_core.study.plan import core_hours
+    from imcl_core.study.plan import plan as planned
+    from imcl_core.training.config import SIZES
+
+    names = tables or [name for name in GRIDS if name not in BEYOND]
+    grids = {name: grid(name, profile, seeds) for name in names}
+    records = ledger.records(results) if os.path.isdir(results) else []
+    table = planned(grids, records)
+    print(table.to_string(float_format="{:.1f}".format))
+    if SIZES[profile].width < 1:  # narrow enough for a CPU
+        print("\non two cores, a run on each, as measured by the records")
+        for name, configs in grids.items():
+            hours, unmeasured = core_hours(configs, records)
+            print(f"{name:18}{hours / 2:8.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else ""))
+    if price is not None:
+        cost = table.filter(like=", h") * price
+        print(f"\nat {price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
+
+
+_TABLES = "table-1, table-2, table-3, figure-2, study, decisions, neighbours or claims (default: all)"
+
+
+def tables(
+    table: Annotated[str | None, _TABLES] = None,
+    *,
+    results: Annotated[str, "folder with the records"] = "results",
+    out: Annotated[str | None, "folder for the tables as HTML, CSV and LaTeX, and for Figure 2"] = None,
+) -> None:
+    """The paper's tables with ours beside.
+
+    examples:
+      imcl tables                                           every table and the ledger of claims, as text
+      imcl tables table-1 --out tables                      and as tables/table-1.html, .csv and .tex
+      imcl tables claims --results /media/stick/results
+    """
+    from imcl_core.errors import check_choice
+    from imcl_core.study.tables import TABLES, claims, figure_2, open_ledger
+
+    if table is not None:
+        check_choice("table", table, (*TABLES, "claims"))
+    ledger = open_ledger(results)
+    for name in [table] if table else (*TABLES, "claims"):
+        of_claims = name == "claims"
+        made = claims.claims_table(ledger, claims.counted_memory()) if of_claims else TABLES[name](ledger)
+        print(made)
+        written = made.write(out) if out else []
+        if out and name == "figure-2":
+            written.append(figure_2.write_figure_2(ledger, out))
+        for path in written:
+            print(path)
+
+
+COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, tables)
+
+
+# --- what `imcl batch` is made of -----------------------------------------------------------------------------------
+
+
+def _wanted(table: str, profile: str, seeds: int, dataset: str | None, only: str | None) -> "list[RunConfig]":
+    from imcl_core.study.grids import grid
+
+    configs = grid(table, profile, seeds, dataset)
+    if only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, only)]):
+        raise ImclError(f"No run of {table} has a name that matches {only!r}: try '*vgg16*'.")
+    return configs
+
+
+def _run(configs: "list[RunConfig]", out: str, how: dict[str, Any]) -> int:
+    from imcl_core.study.batch import run_batch
+
+    outcome = run_batch(configs, out, **how)
+    print(
+        f"{len(outcome.done)} runs done, {len(outcome.skipped)} had a record or another process at them, "
+        f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {out}"
+    )
+    if outcome.failed_before:
+        print(f"{len(outcome.failed_before)} failed before: imcl status lists them, --retry-failed tries them again.")
+    return 1 if outcome.failed or outcome.failed_before else 0
+
+
+def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any]) -> int:
+    from imcl_core.study import ledger, search
+    from imcl_core.study.batch import run_batch
+
+    def train(runs: "list[RunConfig]") -> "dict[str, Record]":
+        run_batch(runs, out, **how)
+        folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
+        return {record.config.name: record for record in ledger.records(*folders)}
+
+    for case, candidates in search.candidates_of(configs).items():
+        for rung in search.halve(candidates, train, factor):
+            print(f"{case}, {rung.epochs} epochs: error on held-out images, %")
+            for (config, *_), error in zip(rung.candidates, rung.errors, strict=True):
+                print(f"{error:8.2f}  {search.difference(config)}", flush=True)
+    return 0
+
+
+def _wants_notebooks(asked: bool | None, budget: float | None) -> bool:
+    from imcl_core.study.executed import obstacle
+
+    if asked and (why := obstacle()):
+        raise ImclError(why)
+    return asked if asked is not None else budget is None and not obstacle()
+
+
+def _pool(
+    ray: str | None, per_gpu: int | None, jobs: int | None, device: str | None, notebook: bool
+) -> "Here | Slots | RayPool":
+    from imcl_core.study.pools import Here, Slots
+    from imcl_core.study.ray import RayPool
+
+    if per_gpu is not None and ray is None and (jobs or device):
+        raise ImclError("--per-gpu decides how many runs there are at once, and where: leave out --jobs and --device.")
+    if ray is not None:
+        return RayPool(ray or None, per_gpu=1 if per_gpu is None else per_gpu, jobs=jobs, device=device)
+    if per_gpu is not None:
+        return Slots.on_gpus(per_gpu)
+    if notebook or jobs not in (None, 1):
+        return Slots.on_cores(1 if jobs is None else jobs)
+    return Here()
+
+
+def _seconds(budget: str | None) -> float | None:
+    """ "9m" to 540."""
+    if budget is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        return float(budget[:-1]) * units[budget[-1]]
+    except (KeyError, ValueError, IndexError):
+        raise ImclError(f"A budget is a number with a unit, such as 90s, 9m or 1.5h, not {budget!r}.") from None

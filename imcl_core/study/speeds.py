@@ -1,0 +1,71 @@
+"""How long a run takes on a device: what a budget, and what is left of a table, are reckoned with."""
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from imcl_core.data.sets import load
+from imcl_core.training.config import RunConfig
+from imcl_core.training.record import Record
+from imcl_core.training.run import Run, device_name
+
+TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how fast a run is
+TRIAL_SECONDS = 20  # with less time left no trial is worth it
+
+
+class Speeds:
+    """Seconds a run takes on a device, from the records of like runs, else from a few steps of its own."""
+
+    def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
+        self.device, self.data_folder = device, data_folder
+        self.measured: dict[tuple, list[tuple[float, float]]] = {}
+        for record in records:
+            if record.run["device"] == device_name(device):
+                evaluation = record.run["evaluation_seconds"] / record.config.evaluations
+                self.measured.setdefault(record.config.like, []).append((record.images_per_s, evaluation))
+
+    def seconds(self, config: RunConfig) -> float | None:
+        """From records alone; None where there is none like it."""
+        like = self.measured.get(config.like)
+        if not like:
+            return None
+        images_per_s, evaluation = (statistics.median(column) for column in zip(*like, strict=True))
+        return config.epochs * config.images / images_per_s + config.evaluations * evaluation
+
+    def fits(self, config: RunConfig, left: float) -> bool:
+        """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
+        if config.like not in self.measured and left > TRIAL_SECONDS:
+            began = time.monotonic()
+            self.measure(config)
+            left -= time.monotonic() - began
+        seconds = self.seconds(config)
+        return seconds is not None and seconds <= left
+
+    def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float]]] | None:
+        """What is measured of runs like it, to be told to another process."""
+        like = config.like
+        return (like, self.measured[like]) if like in self.measured else None
+
+    def measure(self, config: RunConfig) -> None:
+        """Times a few steps and an evaluation of the run."""
+        data = load(
+            config.dataset,
+            folder=self.data_folder,
+            train_size=config.train_size or None,
+            validation=config.validation,
+            held_out=config.held_out,
+            side=config.side,
+            device=self.device,
+        )
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            self.measured[config.like] = [Run(config, data, self.device).trial(TRIAL_STEPS)]
+
+    def time_left(self, configs: Sequence[RunConfig]) -> str:
+        """What the runs take together, as `imcl status` says it: hours, and how many of them nothing is known of."""
+        known = [seconds for config in configs if (seconds := self.seconds(config)) is not None]
+        unmeasured = len(configs) - len(known)
+        return f"{sum(known) / 3600:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")

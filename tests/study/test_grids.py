@@ -1,0 +1,76 @@
+"""The lists of runs: the paper's cells, in the order of their worth, and what is searched and ablated."""
+
+import dataclasses
+
+import pytest
+
+from imcl_core import PopulationSettings, RunConfig
+from imcl_core.methods import PAPER
+from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, grid
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("table-1", 32), ("table-2", 32), ("table-3", 32), ("figure-2", 36), ("study", 18), ("queue", 80)],
+)
+def test_grids_hold_the_papers_cells(name, count):
+    configs = grid(name)
+    assert len(configs) == count if name != "queue" else len(configs) > 40
+    assert len({config.key for config in configs}) == len(configs)
+    assert all(config.profile == "paper" for config in configs)
+
+
+def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_the_baselines():
+    assert COMBINATIONS[4:10] == (
+        "out+mid",
+        "out+pull-push",
+        "out+kernel",
+        "mid+pull-push",
+        "mid+kernel",
+        "pull-push+kernel",
+    )
+    assert len(COMBINATIONS) == 15
+    first = [(config.dataset, config.model, config.methods) for config in grid("queue", seeds=3)[:2]]
+    assert first == [("cifar100", "resnet18", "baseline"), ("cifar100", "vgg16", "baseline")]
+
+
+def test_double_width_is_in_the_tables():
+    doubled = {(c.dataset, c.model): c.batch_size for c in grid("table-2") if c.methods == "baseline-2x"}
+    assert doubled[("stl10", "resnet18")] == 64
+    assert doubled[("stl10", "vgg16")] == 128
+
+
+def test_what_came_before_is_compared_on_the_same_runs_and_with_noise():
+    runs = {(c.model, c.noise, c.methods) for c in grid("before")}
+    assert {m for model, noise, m in runs if model == "resnet18"} == {"baseline", "out", *BEFORE}
+    assert {m for model, noise, m in runs if noise} == {"baseline", "out", "tree"}
+    assert {c.key for c in grid("before")} <= {c.key for c in grid("queue")}
+
+
+def test_an_ablation_differs_from_its_method_in_what_it_names():
+    runs = grid("decisions")
+    keys = {r.key for r in runs}
+    for methods, change in ABLATIONS:
+        changed = [r for r in runs if r.methods == methods and all(getattr(r, k) == v for k, v in change.items())]
+        undone = {name: getattr(RunConfig(), name) for name in change.keys() - {"dataset"}}
+        plain = {dataclasses.replace(r, **undone).key for r in changed}
+        assert changed and plain <= keys, f"{methods} lacks {change}, or the run beside it"
+        assert not plain & {r.key for r in changed}, f"{change} does not influence {methods}"
+    assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
+
+
+def test_each_decision_that_is_a_switch_has_its_ablation():
+    own = [field for term in PAPER for field in dataclasses.fields(term.Settings)]
+    switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
+    others = {"nesterov", "augment", "weight_decay", "pool", "hidden", "mid_pool", "mid_width", "pop_splits"}
+    ablated = {name for _, change in ABLATIONS for name in change} - {"dataset"}
+    assert switches == ablated - others and others < ablated
+
+
+def test_weights_are_searched_on_held_out_images_around_the_defaults():
+    runs = grid("weights", profile="cpu", seeds=2)
+    assert all(r.validation for r in runs)
+    for method, setting in (("mid", "mid_alpha"), ("pull-push", "pp_pull"), ("kernel", "kernel_weight")):
+        values = [getattr(r, setting) for r in runs if r.methods == method]
+        assert getattr(RunConfig(), setting) in values and len(set(values)) >= 3
+    assert len({r.key for r in runs}) == len(runs)
