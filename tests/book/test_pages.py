@@ -198,7 +198,7 @@ def toys() -> dict[str, torch.Tensor]:
         "z^{(N)} logits": collaboration.logits,
         "h^{(i)} ConvUnit": ConvUnit(2, C)(torch.randn(B, 2, H, W)),
         "q^{(h)} peer_targets": losses.peer_targets(logits, 2.0),
-        r"\sigma(d) similarity_matrix": losses._map_deviations(maps),
+        r"\sigma(d) similarity_matrix": losses._MapDeviations.apply(maps),
         "S(d) similarity_matrix": losses.similarity_matrix(maps),
         "S(y) target_similarity": losses.similarity_matrix(one_hot),
         "S(x) input_similarity": losses.similarity_matrix(images),
