@@ -108,6 +108,11 @@ def test_readme_python_example_runs():
     assert all(p.grad is not None for p in names["network"].parameters())
 
 
+def test_the_extras_of_the_readme_exist():
+    (named,) = re.findall(r"pip install '\.\[([\w,]+)\]'", text("README.md"))
+    assert set(named.split(",")) <= project()["optional-dependencies"].keys()
+
+
 def test_the_command_line_of_the_readme_exists(capsys):
     module, function = project()["scripts"]["imcl"].split(":")
     main = getattr(importlib.import_module(module), function)

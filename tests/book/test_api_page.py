@@ -34,7 +34,9 @@ def named() -> list[str]:
 def test_each_public_name_is_on_the_page_and_each_loss():
     assert set(imcl_core.__all__) <= {*SHOWN, *re.findall(r"imcl_core\.(\w+)\(", PAGE)}
     assert MODULES["losses"] == ""  # all of them
-    assert {"measure.memory.count", "study.tables.table", "study.tables.claims.judge", "study.ledger.read"} <= set(named())
+    assert {"measure.memory.count", "study.tables.table", "study.tables.claims.judge", "study.ledger.read"} <= set(
+        named()
+    )
 
 
 @pytest.mark.parametrize("name", named())
