@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
+from imcl_core.attach.layer import Layer
 from imcl_core.attach.sites import Sites
-from imcl_core.attach.trace import Layer
 from imcl_core.errors import ImclError, needed
 from imcl_core.local import behind, read_behind, read_locally, uncompiled
 from imcl_core.measure.cost import Counter

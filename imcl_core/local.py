@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.errors import ImclError
 
 # Decorates what `torch.compile` is to leave alone: `torch.compiler.disable`, which costs a second of every import, at

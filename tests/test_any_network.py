@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import Collaboration, ImclError, MethodSettings, losses
-from imcl_core.attach.trace import Trace, find_modules
+from imcl_core.attach.layer import find_modules
+from imcl_core.attach.rule import Rule
+from imcl_core.attach.trace import Trace
 from imcl_core.networks.classifier import hierarchical_dropout, make_classifier
 
 CLASSES = 5
@@ -40,7 +42,7 @@ def build(name):
     return own[name]() if name in own else getattr(torchvision.models, name)(num_classes=CLASSES)
 
 
-# By the rule of imcl_core.attach.trace: layers, blocks, kernels. Then the images' side, and what the tests of gradients
+# By imcl_core.attach.rule: layers, blocks, kernels. Then the images' side, and what the tests of gradients
 # attach and where: in wide networks no projections of pull-push (C×C×3×3), and not every linear layer.
 NETWORKS = {
     "resnet18": ((17, 9, 8), 32, LOCAL, {}),
@@ -153,9 +155,9 @@ def run(request):
     counts, side, methods, options = NETWORKS[request.param]
     torch.manual_seed(0)
     network = build(request.param)
-    trace = Trace(network, (3, side, side))
+    rule = Rule(Trace(network, (3, side, side)))
     result = step(network, methods, *make_batch(side), **options)
-    result.counts = (len(trace.layers("layers")), len(trace.layers("blocks")), len(trace.kernels()))
+    result.counts = (len(rule.layers("layers")), len(rule.layers("blocks")), len(rule.kernels()))
     result.expected_counts = counts
     return result
 
@@ -307,7 +309,7 @@ def test_a_local_term_reaches_the_modules_of_its_layer_only():
 
 def test_a_layer_ends_in_front_of_pooling():
     network = Habits(lambda net, x: net.pool(net.act(x)), act=nn.ReLU(), pool=nn.MaxPool2d(3, stride=1, padding=1))
-    (layer,) = Trace(network, (3, 16, 16)).layers("layers")
+    (layer,) = Rule(Trace(network, (3, 16, 16))).layers("layers")
     assert (layer.name, layer.source) == ("stem", "act")
 
 
@@ -324,7 +326,7 @@ class Stage(nn.Module):
 
 def test_blocks_are_found_inside_stages():
     network = Habits(lambda net, x: net.stage2(net.stage1(x)), stage1=Stage(), stage2=Stage())
-    layers = [layer.name for layer in Trace(network, (3, 16, 16)).layers("blocks")]
+    layers = [layer.name for layer in Rule(Trace(network, (3, 16, 16))).layers("blocks")]
     assert layers == ["stem", *(f"stage{i}.blocks.{j}" for i in (1, 2) for j in (0, 1))]
 
 
@@ -358,7 +360,9 @@ def test_the_classifier_with_dropout_is_found():
 
 
 def test_a_network_without_dropout_is_told_what_to_do():
-    with pytest.raises(ImclError, match=r"network\.fc = imcl_core\.heads\.make_classifier\(512, 512, 5\)") as caught:
+    with pytest.raises(
+        ImclError, match=r"network\.fc = imcl_core\.networks\.classifier\.make_classifier\(512, 512, 5\)"
+    ) as caught:
         Collaboration(build("resnet18"), "out")
     assert "\n" not in str(caught.value)
     network = build("resnet18")

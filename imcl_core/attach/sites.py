@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
-from imcl_core.attach.trace import Layer, Trace, find_modules, has_dropout
+from imcl_core.attach.layer import Layer, find_modules
+from imcl_core.attach.rule import Rule
+from imcl_core.attach.trace import Trace, has_dropout
 from imcl_core.errors import ImclError
 from imcl_core.networks import Network
 
@@ -66,7 +68,7 @@ class Sites:
     def _layers(self) -> list[Layer]:
         patterns = self._looked_up("layers")
         if patterns is None:
-            return self._some("layers", self.trace.layers(self.rule, self.named_classifier))
+            return self._some("layers", Rule(self.trace).layers(self.rule, self.named_classifier))
         return self.trace.named_layers(patterns)
 
     def layers(self) -> list[Layer]:
@@ -97,7 +99,7 @@ class Sites:
         if patterns is None and isinstance(self.network, Network):
             patterns = _last_kernels(self.network, pointwise)
         if patterns is None:
-            return self._some("kernels", self.trace.kernels(pointwise))
+            return self._some("kernels", Rule(self.trace).kernels(pointwise))
         return self.trace.named_kernels(patterns)
 
     def classifier(self) -> str:

@@ -1,0 +1,1 @@
+"""What a training step costs: multiply-adds, bytes, and arrays to look at."""

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.local import uncompiled
 from imcl_core.methods.term import OnLayers, Step, Term
 from imcl_core.networks.classifier import LocalClassifier

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.measure.cost import Counter
 from imcl_core.methods.term import OnLayers, Row, Term
 from imcl_core.settings import setting

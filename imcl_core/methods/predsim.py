@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.methods.term import OnLayers, Step, Term, by_half_decades
 from imcl_core.settings import setting
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.methods.term import OnLayers, Step, Term, without_autocast
 from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer
+from imcl_core.attach.layer import Layer
 from imcl_core.errors import ImclError
 from imcl_core.measure.cost import Counter
 from imcl_core.settings import Settings, setting

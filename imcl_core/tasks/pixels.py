@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imcl_core import losses
-from imcl_core.attach.trace import Layer, check_logits
+from imcl_core.attach.layer import Layer
+from imcl_core.attach.trace import check_logits
 from imcl_core.errors import ImclError
 from imcl_core.networks.classifier import LocalSegmenter
 from imcl_core.settings import Settings, setting
