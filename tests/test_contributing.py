@@ -120,6 +120,16 @@ def test_the_functions_and_files_the_page_sends_you_to_exist():
     assert all((ROOT / "imcl_core" / name).exists() for name in files)
 
 
+def test_the_strangers_walk_leads_through_five_files_and_what_they_hold():
+    steps = re.findall(r"^\d+\. `([\w/]+\.py)`, `(\w+)`: .*$", section("A stranger's walk"), re.MULTILINE)
+    lines = section("A stranger's walk").strip().splitlines()
+    assert len(steps) == len(lines) - 2 <= 10 and len({file for file, _ in steps}) == 5
+    for file, name in steps:
+        tree = ast.parse((ROOT / "imcl_core" / file).read_text(encoding="utf-8"))
+        held = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        assert name in held, f"{file} has no {name}"
+
+
 def test_set_up_takes_three_lines_whose_targets_exist():
     (language, content), *_ = blocks(section("Set up"))
     commands = content.splitlines()
