@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from imcl_core.steps import make_step
 from speed import random_images
 
 from imcl_core import RunConfig
 from imcl_core.data import TrainBatches
-from imcl_core.steps import make_step
 from imcl_core.training import build_collaboration, environment
 
 MODELS = ("resnet18", "vgg16")
