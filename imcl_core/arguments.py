@@ -72,7 +72,7 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
     option = option if isinstance(option, Option) else Option(option)
     if parameter.kind is parameter.KEYWORD_ONLY:
         default = parameter.default
-        shown = " ".join(default) if isinstance(default, tuple) else default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         help = option.help + (f" (default: {shown})" if shown else "")
         how = _of_option(hint, option, default) | {"default": default}
         parser.add_argument(_flag(parameter.name), help=help.replace("%", "%%"), **how)

@@ -1,7 +1,6 @@
 """`imcl …`: the command line, thin over the package. The commands about many runs are those of `imcl_core.study`."""
 
 import argparse
-import importlib
 import signal
 import sys
 from typing import Annotated
@@ -36,11 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from imcl_core.study import commands as of_study  # which imports what it needs when one of them runs
+
     parser = argparse.ArgumentParser(
         prog="imcl", description="Intra-model collaborative learning: data, training, tables."
     )
     commands = parser.add_subparsers(metavar="command", required=True)
-    of_study = importlib.import_module("imcl_core.study.commands")  # which imports nothing of study until one runs
     for function in (data, train, memory, *of_study.COMMANDS):
         add_command(commands, function)
     return parser

@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
-
 from imcl_core.errors import ImclError
 
 
@@ -53,6 +51,8 @@ def move_aside(path: Path) -> Path:
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies."""
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=-1 if wait else 0)
     try:
