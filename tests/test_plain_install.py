@@ -1,4 +1,4 @@
-"""The package as others install it: a wheel with all that belongs to it, and a core that needs four packages."""
+"""The package as others install it: a wheel with all that belongs to it, and a core that needs little."""
 
 import os
 import re
@@ -129,6 +129,10 @@ def test_commands_work(plain, line):
     ("line", "extra"),
     [
         ("train --dataset digits --epochs 1", "digits"),
+        ("tables table-1", "study"),
+        ("status", "study"),
+        ("plan", "study"),
+        ("batch table-3 --profile smoke", "study"),
     ],
 )
 def test_what_needs_an_extra_says_so_in_one_sentence(plain, line, extra):

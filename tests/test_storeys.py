@@ -78,7 +78,7 @@ def test_importing_the_core_brings_torch_and_numpy_and_nothing_heavier():
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     brought = {name.partition(".")[0] for name in done.stdout.split()}
     third_party = brought - set(sys.stdlib_module_names)
-    assert third_party <= {"imcl_core", "numpy", "torch", "tqdm"}
+    assert third_party <= {"imcl_core", "numpy", "torch", "tqdm", "filelock"}
     heavy = {"torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "imcl_core.study"}
     assert not heavy & set(done.stdout.split())
 
