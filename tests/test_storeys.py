@@ -1,4 +1,4 @@
-"""The house stands: arrows between its storeys point downwards only, and its first one is light to enter."""
+"""The house stands: arrows between storeys point downwards, its first one is light to enter, no room is too large."""
 
 import ast
 import os
@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE, STUDY, BOOK = ROOT / "imcl_core", ROOT / "imcl_core" / "study", ROOT / "book" / "imcl_book"
+PYTHON = [file for name in ("imcl_core", "book", "tests", "benchmarks") for file in sorted((ROOT / name).rglob("*.py"))]
+LONGEST_FILE, LONGEST_FUNCTION = 450, 40  # lines
 HEAVY = {"matplotlib", "pandas", "scipy", "sklearn", "nbformat", "papermill", "PIL", "sphinx", "ray"}
 LAZILY = {  # the only places of the core that import more, each inside a function that says what is missing
     "imcl_core/cli.py": {"imcl_core.study"},
@@ -90,3 +92,11 @@ def test_what_torch_compile_leaves_alone_is_marked_without_importing_the_compile
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         decorators = [ast.unparse(decorator) for function in functions for decorator in function.decorator_list]
         assert not [name for name in decorators if name.startswith("torch.compiler")], file
+
+
+@pytest.mark.parametrize("file", PYTHON, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_file_is_long_and_no_function(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= LONGEST_FUNCTION}
