@@ -14,14 +14,17 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imcl_core import Collaboration, ImclError, MethodSettings, losses
-from imcl_core.attach.layer import find_modules
+from imcl_core import Collaboration, MethodSettings, losses
 from imcl_core.attach.rule import Rule
 from imcl_core.attach.trace import Trace
-from imcl_core.networks.classifier import hierarchical_dropout, make_classifier
+from imcl_core.networks.classifier import make_classifier
 
 CLASSES = 5
+
+
 SMALL = {"mid_width": 4, "mid_pool": 2}
+
+
 LOCAL = "mid+pull-push+kernel"
 
 
@@ -307,69 +310,6 @@ def test_a_local_term_reaches_the_modules_of_its_layer_only():
         assert {name.rsplit(".", 1)[0] for name in reached} == set(modules)
 
 
-def test_a_layer_ends_in_front_of_pooling():
-    network = Habits(lambda net, x: net.pool(net.act(x)), act=nn.ReLU(), pool=nn.MaxPool2d(3, stride=1, padding=1))
-    (layer,) = Rule(Trace(network, (3, 16, 16))).layers("layers")
-    assert (layer.name, layer.source) == ("stem", "act")
-
-
-class Stage(nn.Module):
-    """Blocks in a row, as a module of its own: neither a block nor a layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.Sequential(Block(), Block())
-
-    def forward(self, x):
-        return self.blocks(x)
-
-
-def test_blocks_are_found_inside_stages():
-    network = Habits(lambda net, x: net.stage2(net.stage1(x)), stage1=Stage(), stage2=Stage())
-    layers = [layer.name for layer in Rule(Trace(network, (3, 16, 16))).layers("blocks")]
-    assert layers == ["stem", *(f"stage{i}.blocks.{j}" for i in (1, 2) for j in (0, 1))]
-
-
-def test_shortcuts_are_kernels_where_asked():
-    both = (MethodSettings(kernel_pointwise=on) for on in (False, True))
-    shape = {"image_shape": (3, 64, 64)}  # one position, as of 32 pixels, would be taken for squeeze-and-excitation
-    plain, asked = (set(Collaboration(build("resnet18"), "kernel", settings=s, **shape).kernels) for s in both)
-    assert plain < asked and asked - plain == {"layer3.0.downsample.0", "layer4.0.downsample.0"}
-
-
-def test_tokens_become_maps():
-    network = Habits(tokens, linear=nn.Linear(8, 8))
-    (layer,) = Trace(network, (3, 16, 8)).named_layers("linear")
-    features = torch.arange(2 * 129 * 8.0).view(2, 129, 8)
-    maps = layer.as_maps(features)
-    assert layer.shape == maps.shape[1:] == (8, 16, 8)
-    assert torch.equal(maps[1, :, 3, 5], features[1, 1 + 3 * 8 + 5])
-
-
-def test_the_classifier_with_dropout_is_found():
-    torch.manual_seed(0)
-    network = build("mobilenet_v3_small").double()
-    collaboration = Collaboration(network, "out")
-    images, labels = make_batch()
-    torch.manual_seed(1)
-    loss = collaboration(images, labels)
-    torch.manual_seed(1)
-    predictions = hierarchical_dropout(network.classifier, network.avgpool(network.features(images)).flatten(1), 2)
-    assert collaboration.classifier == "classifier"
-    torch.testing.assert_close(loss, losses.output_loss(predictions, labels))
-
-
-def test_a_network_without_dropout_is_told_what_to_do():
-    with pytest.raises(
-        ImclError, match=r"network\.fc = imcl_core\.networks\.classifier\.make_classifier\(512, 512, 5\)"
-    ) as caught:
-        Collaboration(build("resnet18"), "out")
-    assert "\n" not in str(caught.value)
-    network = build("resnet18")
-    network.fc = make_classifier(512, 16, CLASSES)
-    assert Collaboration(network, "out").classifier == "fc"
-
-
 def test_with_every_method_off_a_step_is_the_plain_one_bit_for_bit():
     torch.manual_seed(0)
     network = build("mobilenet_v3_small")
@@ -383,83 +323,6 @@ def test_with_every_method_off_a_step_is_the_plain_one_bit_for_bit():
         assert torch.equal(ours.grad, theirs.grad)
 
 
-def test_patterns_are_matched_part_by_part():
-    network = build("resnet18")
-    names = [name for name, _ in find_modules(network, "layer[34].*")]
-    assert names == ["layer3.0", "layer3.1", "layer4.0", "layer4.1"]
-    collaboration = Collaboration(network, "mid+kernel", layers=["layer4", "layer[12].*"], kernels="layer4.?.*")
-    assert collaboration.layers == ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer4"]
-    assert collaboration.kernels == [f"layer4.{block}.conv{i}" for block in (0, 1) for i in (1, 2)]
-
-
-class Odd(nn.Module):
-    """A network that does what a classifier should not, in training where it says so."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.conv2, self.idle = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(3, 4, 3)
-        self.depthwise, self.act, self.dropout = nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Dropout(0.5, inplace=True)
-        self.head = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-        self.skip = self.extra = False
-
-    def forward(self, x):
-        x = self.conv2(self.conv2(self.conv(x)))
-        x = self.dropout(self.depthwise(x) if not (self.skip and self.training) else x[:, :, 1:-1, 1:-1].clone())
-        x = self.head(self.act(x))
-        return (x, x) if self.extra and self.training else x
-
-
-def odd(methods="mid", **options):
-    network = Odd()
-    network.eval()(torch.zeros(1, 3, 8, 8))
-    network.train()
-    return Collaboration(network, methods, image_shape=(3, 8, 8), **options)
-
-
-def called(change=None, labels=(0, 1, 2, 0), dtype=torch.int64, methods="mid", layers="conv", size=4):
-    collaboration = odd(methods, layers=layers)
-    for name in change or ():
-        setattr(collaboration.network, name, True)
-    return collaboration(torch.randn(size, 3, 8, 8), torch.tensor(labels, dtype=dtype))
-
-
-@pytest.mark.parametrize(
-    ("misuse", "message"),
-    [
-        (lambda: odd(layers="covn"), "no module 'covn'. Did you mean 'conv'"),
-        (lambda: odd(layers=["conv", "con.*"]), r"no module 'con\.\*'. Did you mean 'conv'"),
-        (lambda: odd(layers="idle"), "'idle' never runs"),
-        (lambda: odd(layers="conv2"), "'conv2' runs 2 times"),
-        (lambda: odd(layers="act"), "'act' has no parameters"),
-        (lambda: odd(layers="head"), r"'head' returns shape \(B, 3\)"),
-        (lambda: Collaboration(build("resnet18"), "mid", layers=["layer1", "layer1.0"]), "'layer1' holds layer"),
-        (lambda: Collaboration(build("resnet18"), "mid", layers="layer1.*.relu"), "name others"),
-        (lambda: odd("kernel", kernels="depthwise"), "depth-wise"),
-        (lambda: odd("kernel", kernels="idle"), "'idle' never runs"),
-        (lambda: odd("kernel", kernels="act"), "no convolution"),
-        (lambda: odd("out"), "does not end in an nn.Sequential with dropout"),
-        (lambda: odd("out", classifier="head"), "no nn.Sequential with dropout"),
-        (lambda: Collaboration(Odd(), "mid", image_shape=(1, 8, 8)), "give the right `image_shape`"),
-        (lambda: Collaboration(nn.Conv2d(3, 4, 3), "kernel"), r"returns shape \(1, 4, 30, 30\)"),
-        (lambda: called(["extra"]), "returns a tuple"),
-        (lambda: called(["skip"], layers="depthwise"), "'depthwise' did not run"),
-        (lambda: called(layers="depthwise"), "inplace=False"),
-        (lambda: called(labels=(0, 1, 2, 3)), r"must be in 0 \.\.\. 2"),
-        (lambda: called(labels=(0, 1, 2, -1)), r"got -1 \.\.\. 2"),
-        (lambda: called(labels=(0, 1, 2)), r"shape \(4,\)"),
-        (lambda: called(labels=[[0, 1, 0]] * 4, dtype=torch.float32), r"float32 of shape \(4, 3\)"),
-        (lambda: called(dtype=torch.int32), "int32"),
-        (lambda: called(labels=(0,), size=1, methods="pull-push"), "drop_last"),
-        (lambda: called(labels=(), size=0, methods="baseline"), "drop_last"),
-        (lambda: odd(layers="conv")(torch.randn(4, 3, 9, 8), torch.arange(4)), r"image_shape=\(3, 9, 8\)"),
-    ],
-)  # fmt: skip
-def test_misuse_is_one_clear_sentence(misuse, message):
-    with pytest.raises(ImclError, match=message) as caught:
-        misuse()
-    assert "\n" not in str(caught.value)
-
-
 def test_frozen_layers_stay_frozen():
     torch.manual_seed(0)
     network = build("resnet18")
@@ -470,14 +333,6 @@ def test_frozen_layers_stay_frozen():
     collaboration(images.float(), labels).backward()
     for name, parameter in collaboration.named_parameters():
         assert (parameter.grad is None) == name.startswith(("network.layer1.", "network.layer3.")), name
-
-
-def test_what_cannot_be_counted_is_told():
-    network = torchvision.models.resnet18(num_classes=CLASSES)
-    with pytest.raises(ImclError, match=r"A step of 1 images cannot be counted .*: name a larger batch_size"):
-        Collaboration(network, "mid").cost(batch_size=1)
-    with pytest.raises(ImclError, match="on the meta device: make it on the CPU"):
-        Collaboration(network.to("meta"), "kernel").cost()
 
 
 def test_cost_is_what_a_step_computes_and_keeps():
