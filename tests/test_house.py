@@ -142,7 +142,9 @@ def resolve(name: str):
     start = {"Collaboration": Collaboration(torch.nn.Flatten()), "RunConfig": RunConfig}
     thing = start.get(first) or module(first)
     for part in rest:
-        thing = getattr(thing, part)
+        inner = f"{getattr(thing, '__name__', '')}.{part}"
+        is_module = inspect.ismodule(thing) and not hasattr(thing, part)
+        thing = importlib.import_module(inner) if is_module else getattr(thing, part)
     return thing
 
 
