@@ -140,7 +140,8 @@ def test_set_up_takes_three_lines_whose_targets_exist():
 
 def room(name: str) -> list[Path]:
     """The files of a package or of a module, by the last part of its name."""
-    (found,) = [p for p in (ROOT / "imcl_core").rglob("*") if p.stem == name and _holds(p)]
+    places = [p for house in ("imcl_core", "book") for p in (ROOT / house).rglob("*")]
+    found = min((p for p in places if p.stem == name and _holds(p)), key=lambda p: len(p.parts))
     return list(found.rglob("*.py")) if found.is_dir() else [found]
 
 

@@ -171,6 +171,8 @@ STRENGTHS = {  # of every method alone, from weak to strong with the default amo
     "predsim": [{"predsim_weight": w} for w in (0.3, 1.0, 3.0)],
     "hsic": [{"hsic_weight": w} for w in (3e-4, 1e-3, 3e-3)],
     "kd": [{"kd_alpha": a} for a in (0.25, 0.5, 0.75)],
+    "label-smoothing": [{"smoothing_epsilon": e} for e in (0.05, 0.1, 0.2)],
+    "r-drop": [{"rdrop_alpha": a} for a in (0.3, 0.6, 1.0)],
 }
 TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
 TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
@@ -186,6 +188,8 @@ TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which 
     "predsim": {"predsim_weight": 3.0},
     "hsic": {"hsic_weight": 1e-3},
     "kd": {"kd_alpha": 0.25},
+    "label-smoothing": {"smoothing_epsilon": 0.1},  # the default: no trial has been run
+    "r-drop": {"rdrop_alpha": 0.6},  # likewise
 }
 
 

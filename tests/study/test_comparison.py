@@ -53,7 +53,7 @@ def test_the_neighbours_stand_beside_the_four_with_their_differences_and_trials(
     write(tmp_path, *compared({"baseline": 80.0, "kernel": 79.0, "cutout": 81.5}), *compared({"baseline": 9.0}, [3]))
     write(tmp_path, *trials({"cutout": (90.0, 89.0, None)}))
     table = tables.table("neighbours", Ledger(tmp_path))
-    assert list(table.data.method) == ["baseline", *grids.STRENGTHS] and len(table.rows) == 13
+    assert list(table.data.method) == ["baseline", *grids.STRENGTHS] and len(table.rows) == 15
     cells, data = row(tmp_path, "cutout")
     assert (data["n"], data["pairs"], data["difference_mean"], data["tried"]) == (3, 3, 1.5, 2)
     assert [cell.lines for cell in cells] == [
@@ -63,7 +63,7 @@ def test_the_neighbours_stand_beside_the_four_with_their_differences_and_trials(
     assert row(tmp_path, "baseline")[1]["last_mean"] == 80.0  # seed 3 is there to teach, and for nothing else
     cells, data = row(tmp_path, "kd")
     assert (cells[3].lines, cells[4].lines, data["pairs"]) == (("0 of 3",), ("no run yet",), 0)
-    assert "2 of 36 such runs" in table.note and "9 of 39" in table.note
+    assert "2 of 42 such runs" in table.note and "9 of 45" in table.note
     html = table.html(tmp_path)
     assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed0-\w+\.json">4</a>, <a href="[^"]+">8</a>', html)
     assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed2-\w+\.json">seed 2</a>', html)
@@ -104,8 +104,7 @@ def test_the_lowest_error_of_the_trials_is_chosen_and_a_tie_goes_to_the_default(
 
 
 def test_each_method_is_tried_at_three_strengths_with_its_default_among_them():
-    tried = {*grids.SINGLES, *(term.name for term in NEIGHBOURS)} - {"label-smoothing", "r-drop"}  # came later
-    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == tried
+    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *(term.name for term in NEIGHBOURS)}
     for method, strengths in grids.STRENGTHS.items():
         runs = [RunConfig(methods=method, **strength) for strength in strengths]
         assert len({run.key for run in runs}) == 3 and RunConfig(methods=method) in runs
@@ -114,9 +113,8 @@ def test_each_method_is_tried_at_three_strengths_with_its_default_among_them():
 
 def test_the_compared_runs_have_the_strengths_that_the_trials_chose():
     chosen = search.chosen(ledger.records(ROOT / "results/neighbours"))
-    if missing := [method for method in grids.TUNED if method not in chosen]:
-        pytest.skip(f"trials are missing of {', '.join(missing)}")
-    assert chosen == grids.TUNED
+    assert grids.TUNED.keys() - chosen.keys() == {"label-smoothing", "r-drop"}  # whose trials are not run yet
+    assert chosen.items() <= grids.TUNED.items()
 
 
 def test_a_neighbours_strength_is_named_where_weights_are_searched():
@@ -150,7 +148,7 @@ def chapter_on_neighbours(results):
 
 def test_the_chapter_says_what_is_missing(tmp_path):
     said, shown = chapter_on_neighbours(tmp_path)
-    assert "0 of 36 trials are there" in said and "too few pairs: 12" in said and "kd (0 of 3)" in said
+    assert "0 of 42 trials are there" in said and "too few pairs: 14" in said and "kd (0 of 3)" in said
     assert "no method has a pair yet" in shown
     assert "Not yet:" in said and "by chance alone" not in said
 
@@ -167,8 +165,8 @@ def test_the_verdicts_of_the_chapter_follow_the_records(tmp_path, untuned):
         for part in re.split(r"^(?:worse|not settled|too few pairs): \d+$", said, flags=re.MULTILINE)
     )
     assert (better, worse, unsettled) == ({"kernel", "predsim"}, {"cutout"}, {"dropblock"})
-    assert "hsic (2 of 3)" in said and len(few) == 8
-    assert "6 of 36 trials are there; all three of 2 of 12 methods" in said
+    assert "hsic (2 of 3)" in said and len(few) == 10
+    assert "6 of 42 trials are there; all three of 2 of 14 methods" in said
     assert "another one in: hsic" in said and "may lie beyond: hsic" in said
     assert "predsim less kernel: -1.00 points, from -1.00 to -1.00: predsim is better" in said
     assert "8 bounds were compared with zero" in said

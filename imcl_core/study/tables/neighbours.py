@@ -6,18 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from imcl_core.study.grids import SINGLES, STRENGTHS, TUNED, grid, trial
+from imcl_core.methods import TERMS
+from imcl_core.study.grids import STRENGTHS, TUNED, grid, trial
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import metric_of, moments, paired, summarise
 from imcl_core.study.tables.study import study_row
 from imcl_core.study.tables.write import Cell, Table
 from imcl_core.training.config import RunConfig
 
-SOURCES = {  # of every method of the comparison with neighbours
-    **dict.fromkeys(SINGLES, "Fang & Lin 2021"), "spatial-dropout": "Tompson 2015", "dropblock": "Ghiasi 2018",
-    "cutout": "DeVries 2017", "decov": "Cogswell 2016", "deep-supervision": "Lee 2015", "predsim": "Nøkland 2019",
-    "hsic": "Ma 2020", "kd": "Hinton 2014",
-}  # fmt: skip
 COMPARED = 3  # seeds of that comparison; a further baseline is there as a teacher alone
 
 
@@ -34,7 +30,8 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
         trials, tried = _trials(config, ledger)
         _, _, method, n, last, _, difference, hardware = study_row(config, runs, summary)
         n = replace(n, lines=(f"{len(runs)} of {COMPARED}",))
-        source, cost = SOURCES.get(config.methods, ""), (operations or {}).get(config.methods)
+        source = TERMS[config.methods].source if config.methods in TERMS else ""
+        cost = (operations or {}).get(config.methods)
         price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
         rows.append((method, Cell((source,)), trials, n, last, difference, *price, hardware))
         data.append({"table": "neighbours"} | summary | {"source": source, "operations": cost} | tried)
