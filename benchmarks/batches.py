@@ -22,7 +22,7 @@ from imcl_core import RunConfig
 from imcl_core.study.batch import run_batch
 from imcl_core.study.pools import Slots
 from imcl_core.study.ray import RayPool
-from imcl_core.training.run import choose_device, environment
+from imcl_core.training.machine import choose_device, environment
 
 WAYS = ("bare", "papermill", "ray")
 

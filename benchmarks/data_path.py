@@ -23,7 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from imcl_core.data.sets import DataSet, Split, TrainBatches, data_folder, load
+from imcl_core.data.batches import TrainBatches
+from imcl_core.data.sets import DataSet, Split, data_folder, load
 
 BATCH, PADDING, WARM_UP = 128, 4, 5
 

@@ -16,10 +16,11 @@ from speed import random_images
 
 from imcl_core import Collaboration, RunConfig
 from imcl_core.collaboration import METHODS
-from imcl_core.data.sets import TrainBatches
+from imcl_core.data.batches import TrainBatches
 from imcl_core.methods.population import PATTERNS
 from imcl_core.networks import build
-from imcl_core.training.run import build_collaboration, choose_device
+from imcl_core.training.machine import choose_device
+from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import Step, make_step
 
 SUBSETS = ["+".join(s) or "baseline" for n in range(5) for s in itertools.combinations(METHODS, n)]

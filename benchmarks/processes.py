@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from steps import Timed
 
-from imcl_core.training.run import choose_device, environment
+from imcl_core.training.machine import choose_device, environment
 
 
 def worker(barrier, threads: int, model: str, profile: str, device: str, steps: int, results) -> None:

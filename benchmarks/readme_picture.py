@@ -17,7 +17,8 @@ from imcl_book.figures.four_losses import four_losses
 from torch import Tensor
 
 from imcl_core import Collaboration, RunConfig, train
-from imcl_core.data.sets import DataSet, evaluation_batches, load
+from imcl_core.data.batches import evaluation_batches
+from imcl_core.data.sets import DataSet, load
 from imcl_core.files import write_whole
 from imcl_core.losses import kernel_covariance, similarity_matrix
 from imcl_core.networks.classifier import hierarchical_dropout

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import RunConfig
-from imcl_core.data.sets import DataSet, Split, TrainBatches
+from imcl_core.data.batches import TrainBatches
+from imcl_core.data.sets import DataSet, Split
 from imcl_core.networks import build
 from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import make_step

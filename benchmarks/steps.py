@@ -19,8 +19,9 @@ import torch
 from speed import contenders, matrix_peak, random_images
 
 from imcl_core import RunConfig
-from imcl_core.data.sets import TrainBatches
-from imcl_core.training.run import build_collaboration, choose_device, environment, peak_memory
+from imcl_core.data.batches import TrainBatches
+from imcl_core.training.machine import choose_device, environment, peak_memory
+from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import make_step
 
 MODELS = ("resnet18", "vgg16")

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from imcl_core.study import grids, tables
 from imcl_core.study.tables import claims
-from imcl_core.training.run import choose_device, environment
+from imcl_core.training.machine import choose_device, environment
 
 NAMES = ("table-1", "table-2", "table-3", "figure-2")
 RUN = {"device": "none", "seconds": 1.0, "evaluation_seconds": 0.1, "images_per_s": 1.0, "peak_memory_gb": 1.0}

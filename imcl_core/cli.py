@@ -111,7 +111,7 @@ def memory(
       imcl memory --methods baseline mid pull-push --model resnet18 --dataset cifar100 --batch-size 128
       imcl memory --methods baseline tree --heads 8 --half
     """
-    from imcl_core.training.run import choose_device
+    from imcl_core.training.machine import choose_device
 
     case = {"dataset": dataset, "model": model, "batch_size": batch_size, "profile": "paper"}
     heads_and_splits = {"pop_heads": heads, "pop_splits": splits}

@@ -6,67 +6,14 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from collaborations import CLASSES, gradients, make, make_batch, recomputed_gradients
 from torch import nn
 
-from imcl_core import Collaboration, ImclError, MethodSettings, losses
+from imcl_core import Collaboration, ImclError
 from imcl_core.collaboration import METHODS, parse_methods
 from imcl_core.networks import build
-from imcl_core.networks.classifier import hierarchical_dropout
 
-CLASSES, BATCH = 5, 6
 SUBSETS = ["+".join(s) or "baseline" for n in range(5) for s in itertools.combinations(METHODS, n)]
-
-
-def make(model="resnet18", methods="baseline", **settings):
-    torch.manual_seed(0)
-    network = build(model, CLASSES, width=1 / 16, hidden=16).double()
-    return Collaboration(network, methods, settings=MethodSettings(**settings)).double()
-
-
-def make_batch(seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(BATCH, 3, 32, 32, generator=generator, dtype=torch.float64)
-    return images, torch.arange(BATCH) % CLASSES
-
-
-def gradients(module):
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-
-
-def recomputed_gradients(collaboration, images, labels):
-    """The objective with every local loss on a second, detached run of its layer: slow, and plainly right."""
-    c = copy.deepcopy(collaboration)
-    inputs, s = {}, c.settings
-    hooks = [
-        c.network.get_submodule(name).register_forward_hook(lambda m, x, out, name=name: inputs.update({name: x}))
-        for name in c.layers
-    ]
-    if "out" in c.methods:
-        features = c.network.pool(c.network.trunk(images))
-        predictions = hierarchical_dropout(c.network.classifier, features, s.out_branches)
-        final = predictions.mean(dim=0)
-        total = losses.output_loss(predictions, labels)
-    else:
-        final = c.network(images)
-        total = losses.hard_loss(final, labels)
-    for hook in hooks:
-        hook.remove()
-    outputs = {name: c.network.get_submodule(name)(*[x.detach() for x in inputs[name]]) for name in c.layers}
-    if "mid" in c.methods:
-        local = [c.heads[f"mid/{n}".replace(".", "/")](h) for n, h in outputs.items()]
-        total = total + losses.intermediate_losses(local, final.detach(), labels).sum()
-    if "pull-push" in c.methods:
-        target = losses.similarity_matrix(F.one_hot(labels, CLASSES).double())
-        source = losses.similarity_matrix(images)
-        for i, (name, h) in enumerate(outputs.items()):
-            depth = i / (len(outputs) - 1)
-            pull, push = ((1 - depth) * a + depth * b for a, b in (s.pp_pull, s.pp_push))
-            projected = c.heads[f"pull-push/{name}".replace(".", "/")](h)
-            total = total + losses.pull_push_loss(projected, target, source, pull, push)
-    for name in c.kernels:
-        total = total + s.kernel_weight * losses.kernel_loss(c.network.get_submodule(name).weight)
-    total.backward()
-    return total.detach(), gradients(c)
 
 
 @pytest.mark.parametrize("model", ["vgg16", "resnet18"])
@@ -176,35 +123,6 @@ def test_terms_add_up_to_the_loss_and_name_every_layer():
     assert not any(v.requires_grad for v in collaboration.terms.values())
 
 
-@pytest.mark.parametrize("model", ["vgg16", "resnet18"])
-def test_kernel_covers_the_last_two_groups(model):
-    kernels = make(model, "kernel").kernels
-    prefix = {"vgg16": ("trunk.group4.", "trunk.group5."), "resnet18": ("trunk.stage3.", "trunk.stage4.")}[model]
-    assert len(kernels) == {"vgg16": 6, "resnet18": 8}[model]
-    assert all(name.startswith(prefix) for name in kernels)
-
-
-def test_kernel_takes_the_shortcuts_where_asked():
-    plain, asked = (set(make("resnet18", "kernel", kernel_pointwise=on).kernels) for on in (False, True))
-    assert asked - plain == {f"trunk.stage{s}.block1.last.shortcut.0" for s in (3, 4)} and plain < asked
-    assert make("vgg16", "kernel", kernel_pointwise=True).kernels == make("vgg16", "kernel").kernels
-
-
-@pytest.mark.parametrize("form", ["1x1", "none"])
-def test_pull_push_by_another_projection(form):
-    collaboration = make("resnet18", "pull-push", pp_projection=form)
-    sizes = {name: tuple(p.shape[2:]) for name, p in collaboration.heads.named_parameters()}
-    assert set(sizes.values()) == ({(1, 1)} if form == "1x1" else set())
-    torch.manual_seed(7)
-    expected = recomputed_gradients(collaboration, *make_batch())[1]
-    torch.manual_seed(7)
-    collaboration(*make_batch()).backward()
-    found = gradients(collaboration)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
-
-
 @pytest.mark.parametrize(("model", "count"), [("vgg16", 5), ("resnet18", 9)])
 def test_attaching_to_blocks(model, count):
     collaboration = make(model, "mid+pull-push", attach="blocks")
@@ -235,17 +153,6 @@ def test_settings_reach_the_losses():
             changed_one = make("vgg16", method, **{name: value})
             torch.manual_seed(1)
             assert changed_one(images, labels).item() != pytest.approx(default, rel=1e-6), name
-
-
-def test_teachers_may_learn_where_asked():
-    images, labels = make_batch()
-    found = []
-    for detach in (True, False):
-        collaboration = make("vgg16", "out", out_detach=detach)
-        torch.manual_seed(1)
-        collaboration(images, labels).backward()
-        found.append(collaboration.network.classifier[6].weight.grad)
-    assert not torch.allclose(*found)
 
 
 def test_any_classifier_by_module_names():

@@ -13,7 +13,7 @@ from typing import Any
 from imcl_book.first_cell import is_for_colab
 from imcl_core.files import write_if_changed
 from imcl_core.study.notebook import code_cells, read
-from imcl_core.training.run import choose_device, device_name
+from imcl_core.training.machine import choose_device, device_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("imcl_core", "book/imcl_book")

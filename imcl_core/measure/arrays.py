@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from imcl_core import losses
-from imcl_core.data.sets import DataSet, evaluation_batches
+from imcl_core.data.batches import evaluation_batches
+from imcl_core.data.sets import DataSet
 from imcl_core.files import write_whole
 from imcl_core.networks import Network
 

@@ -24,8 +24,9 @@ from imcl_core.study.ray import RayPool
 from imcl_core.study.records import existing, failure_file, first_line
 from imcl_core.study.speeds import Speeds
 from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import choose_device
 from imcl_core.training.record import Record, read_record, write_record
-from imcl_core.training.run import choose_device, train
+from imcl_core.training.run import train
 
 TRIES = 3  # of a run whose process dies
 

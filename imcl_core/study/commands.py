@@ -99,7 +99,7 @@ def status(
     from imcl_core.study import ledger, records
     from imcl_core.study.grids import GRIDS, grid
     from imcl_core.study.speeds import Speeds
-    from imcl_core.training.run import choose_device, device_name
+    from imcl_core.training.machine import choose_device, device_name
 
     found = [folder for folder in folders if os.path.isdir(folder)]
     speeds = Speeds(choose_device(device), ledger.records(*found))
@@ -134,7 +134,7 @@ def plan(
     from imcl_core.study.grids import BEYOND, GRIDS, grid
     from imcl_core.study.plan import core_hours
     from imcl_core.study.plan import plan as planned
-    from imcl_core.training.config import SIZES
+    from imcl_core.training.recipes import SIZES
 
     names = tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: grid(name, profile, seeds) for name in names}

@@ -13,7 +13,7 @@ from imcl_core.collaboration import DenseCollaboration, DenseSettings
 from imcl_core.data.sets import Split
 from imcl_core.errors import ImclError
 from imcl_core.networks import UNet
-from imcl_core.training.run import environment
+from imcl_core.training.machine import environment
 
 SCENE_CLASSES = ("lying stripes", "rising stripes", "standing stripes", "falling stripes", "checks")
 

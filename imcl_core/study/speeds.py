@@ -9,8 +9,9 @@ import torch
 
 from imcl_core.data.sets import load
 from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import device_name
 from imcl_core.training.record import Record
-from imcl_core.training.run import Run, device_name
+from imcl_core.training.run import Run
 
 TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how fast a run is
 TRIAL_SECONDS = 20  # with less time left no trial is worth it

@@ -1,9 +1,6 @@
 """One run: a configuration in, a record out. Read it from top to bottom."""
 
-import datetime
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,17 +11,19 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from imcl_core.collaboration import Collaboration
-from imcl_core.data.sets import DataSet, TrainBatches, evaluation_batches, load
-from imcl_core.errors import ImclError, nearest
+from imcl_core.data.batches import TrainBatches, evaluation_batches
+from imcl_core.data.sets import DataSet, load
+from imcl_core.errors import ImclError
 from imcl_core.measure import arrays
 from imcl_core.methods.population import PATTERNS, Population
 from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import choose_device, environment, peak_memory, processes
 from imcl_core.training.record import Record, read_record, write_record
 from imcl_core.training.step import make_step
 
@@ -39,55 +38,64 @@ def train(
     return_collaboration: bool = False,
     after_epoch: Callable[["Run"], None] | None = None,
 ) -> Record | tuple[Record, Collaboration | Population]:
-    """Trains one network and reports every epoch.
+    """Trains one network and reports every epoch: the record, with `return_collaboration` also what was trained.
 
     With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record,
     `<name>.network.pt`, the plain network's weights, and `<name>.npz`, small arrays of it for figures. An interrupted
-    run resumes from its checkpoint and gives the same record; a finished one is not trained again. On a CPU the record
-    depends on the configuration and the number of threads alone.
+    run resumes from its checkpoint and gives the same record; a finished one is not trained again, unless its
+    `Collaboration` is asked for. On a CPU the record depends on the configuration and the number of threads alone.
 
     Where a method has a teacher, a baseline, that is taken from `out`, or trained first: `config.teacher`.
-
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
 
-    Returns the record; with `return_collaboration` together with the trained `Collaboration`, trained anew if need be.
-
-    Raises:
-        ImclError: data or checkpoint missing or damaged, a loss that is not finite, memory exhausted; each names the
-            remedy.
+    Raises `ImclError`, which names the remedy: data or checkpoint missing or damaged, a loss that is not finite, memory
+    exhausted.
     """
     files = Files(Path(out), config.name) if out is not None else None
     if files and files.record.exists() and not return_collaboration:
         return read_record(files.record)
     device = choose_device(device)
     with processes(device) as rank:
-        writes = files if rank == 0 else None
-        data = load(
-            config.dataset,
-            folder=data_folder,
-            train_size=config.train_size or None,
-            validation=config.validation,
-            held_out=config.held_out,
-            side=config.side,
-            device=device,
-            progress=progress and rank == 0,
-        )
-        cuda = [device] if device.type == "cuda" else []
-        taught = {"out": out, "data_folder": data_folder, "device": device, "progress": progress and rank == 0}
-        teacher = _teacher_weights(config.teacher, **taught) if config.teacher else None
-        with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
-            run = Run(config, data, device)
-            if teacher:
-                run.collaboration.teacher.load_state_dict(teacher)
-            if files and files.checkpoint.exists():
-                run.load_state_dict(checkpoints.load(files.checkpoint, device))
-            run.finish(writes, progress and rank == 0, after_epoch)
-        if writes:
-            arrays.write(files.arrays, arrays.small_arrays(run.collaboration.network, data))
-            checkpoints.save_network(files.network, run.collaboration.network)
-            write_record(run.record(), files.folder)  # last: what has a record is finished
-            files.checkpoint.unlink(missing_ok=True)
-    return (run.record(), run.collaboration) if return_collaboration else run.record()
+        shown = progress and rank == 0
+        run = _trained(config, files, rank, after_epoch, data_folder=data_folder, device=device, progress=shown)
+        record = run.record()
+        if files and rank == 0:
+            files.write(record, run.collaboration.network, run.data)
+    return (record, run.collaboration) if return_collaboration else record
+
+
+def _trained(
+    config: RunConfig,
+    files: "Files | None",
+    rank: int,
+    after_epoch: Callable[["Run"], None] | None,
+    *,
+    data_folder: str | Path | None,
+    device: torch.device,
+    progress: bool,
+) -> "Run":
+    """A run at its end; the caller's random numbers are left as they were."""
+    where = {"data_folder": data_folder, "device": device, "progress": progress}
+    data = load(
+        config.dataset,
+        folder=data_folder,
+        train_size=config.train_size or None,
+        validation=config.validation,
+        held_out=config.held_out,
+        side=config.side,
+        device=device,
+        progress=progress,
+    )
+    teacher = _teacher_weights(config.teacher, out=files and files.folder, **where) if config.teacher else None
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
+        run = Run(config, data, device)
+        if teacher:
+            run.collaboration.teacher.load_state_dict(teacher)
+        if files and files.checkpoint.exists():
+            run.load_state_dict(checkpoints.load(files.checkpoint, device))
+        run.finish(files if rank == 0 else None, progress, after_epoch)
+    return run
 
 
 def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
@@ -99,38 +107,6 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
     return trained.network.state_dict()
 
 
-@contextmanager
-def processes(device: torch.device) -> Iterator[int]:
-    """This process's rank: 0, or its own where `torchrun` started several, which then train one network together.
-
-    Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
-    similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
-    """
-    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
-    if started:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield distributed.get_rank() if distributed.is_initialized() else 0
-    finally:
-        if started:
-            distributed.destroy_process_group()
-
-
-def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name; without one a GPU where there is one, else the CPU."""
-    if name is None:
-        local = os.environ.get("LOCAL_RANK", "0")
-        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
-    kind = str(name).split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ImclError(
-            f"Unknown device {name!r}.{nearest(kind.replace('gpu', 'cuda'), ('cpu', 'cuda'))} Use cpu or cuda."
-        )
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
-    return torch.device(name)
-
-
 class Files:
     """Where a run keeps what it writes."""
 
@@ -140,6 +116,13 @@ class Files:
         self.network = folder / f"{name}.network.pt"
         self.arrays = folder / f"{name}.npz"
         self.checkpoint = folder / f"{name}.checkpoint.pt"
+
+    def write(self, record: Record, network: nn.Module, data: DataSet) -> None:
+        """What is left of a finished run; the record last: what has one is finished."""
+        arrays.write(self.arrays, arrays.small_arrays(network, data))
+        checkpoints.save_network(self.network, network)
+        write_record(record, self.folder)
+        self.checkpoint.unlink(missing_ok=True)
 
 
 class Run:
@@ -338,38 +321,3 @@ def _interruptions(files: Files | None) -> Iterator[None]:
             raise
         kept = "its checkpoint is kept" if files.checkpoint.exists() else "no epoch was finished"
         raise ImclError(f"Interrupted; {kept}: run the same command again to go on.") from error
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """The model of the GPU or processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been (0 where unknown)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from imcl_core.collaboration import Collaboration
-from imcl_core.data.sets import TrainBatches
+from imcl_core.data.batches import TrainBatches
 from imcl_core.errors import ImclError
 from imcl_core.training.config import RunConfig
 

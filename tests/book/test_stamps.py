@@ -8,7 +8,7 @@ import pytest
 from imcl_book import cli, execute, stamps
 from small_notebooks import chapter
 
-from imcl_core.training.run import choose_device, device_name
+from imcl_core.training.machine import choose_device, device_name
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,8 +18,8 @@ from imcl_core.study.grids import GRIDS, grid
 from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.speeds import Speeds
+from imcl_core.training.machine import choose_device
 from imcl_core.training.record import read_record
-from imcl_core.training.run import choose_device
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
 

@@ -9,7 +9,8 @@ from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, ablation
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import moments, paired, summarise
 from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
-from imcl_core.training.config import DATASETS, RunConfig
+from imcl_core.training.config import RunConfig
+from imcl_core.training.recipes import DATASETS
 
 METHODS = ("baseline", *BEFORE, *COMBINATIONS)  # in the order of the study's rows
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from imcl_core import RunConfig, losses, train
-from imcl_core.data.sets import evaluation_batches, load
+from imcl_core.data.batches import evaluation_batches
+from imcl_core.data.sets import load
 from imcl_core.measure import arrays
 from imcl_core.networks import build
 

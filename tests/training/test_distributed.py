@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from imcl_core import ImclError, RunConfig
-from imcl_core.data.sets import TrainBatches, load
+from imcl_core.data.batches import TrainBatches
+from imcl_core.data.sets import load
 from imcl_core.training.run import _stream, build_collaboration
 
 # Dropout is off, since each process draws masks of its own.

@@ -1,0 +1,82 @@
+"""What a run runs on: its device, the processes that share it, its name, its memory."""
+
+import datetime
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+
+from imcl_core.errors import ImclError, nearest
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[int]:
+    """This process's rank: 0, or its own where `torchrun` started several, which then train one network together.
+
+    Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
+    similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
+    if started:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield distributed.get_rank() if distributed.is_initialized() else 0
+    finally:
+        if started:
+            distributed.destroy_process_group()
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; without one a GPU where there is one, else the CPU."""
+    if name is None:
+        local = os.environ.get("LOCAL_RANK", "0")
+        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+    kind = str(name).split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ImclError(
+            f"Unknown device {name!r}.{nearest(kind.replace('gpu', 'cuda'), ('cpu', 'cuda'))} Use cpu or cuda."
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
+    return torch.device(name)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been (0 where unknown)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -1,0 +1,58 @@
+"""The record of a run."""
+
+import json
+
+import pytest
+from runs import outcome, run, tiny
+
+from imcl_core import ImclError, Record
+from imcl_core.study import ledger
+from imcl_core.training.record import read_record, write_record
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: text.replace('"seed": 0', '"seed": 1')])
+def test_a_damaged_record_is_moved_aside_and_named(tmp_path, damage):
+    config = tiny(epochs=1)
+    path = write_record(run(config), tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(ImclError, match="damaged"):
+        run(config, out=tmp_path)
+    assert not path.exists()
+    assert path.with_name(path.name + ".corrupt").exists()
+
+
+def test_the_record_holds_what_a_reader_needs(tmp_path):
+    record = run(tiny(methods="mid", epochs=2))
+    path = write_record(record, tmp_path)
+    assert path.stem == record.config.name
+    content = json.loads(path.read_text())
+    assert {"device", "torch", "python", "numpy", "threads", "seconds", "images_per_s", "peak_memory_gb"} <= content[
+        "run"
+    ].keys()
+    assert content["config"]["mid_alpha"] == 0.05
+    epoch = content["curve"][-1]
+    assert epoch["loss"] == pytest.approx(sum(epoch["terms"].values()))
+    assert {"epoch", "lr", "train_error", "test_loss", "test_error", "test_error_top5"} <= epoch.keys()
+    assert 0 <= epoch["test_error_top5"] <= epoch["test_error"] <= 100
+    again = read_record(path)
+    assert outcome(again) == outcome(record)
+    table = ledger.read(tmp_path)
+    assert table.loc[0, "last_error"] == record.last_error == epoch["test_error"]
+    assert table.loc[0, "best_error"] == min(e["test_error"] for e in record.curve)
+
+
+def test_a_record_copes_with_epochs_that_are_not_evaluated(tmp_path):
+    every, some = (run(tiny(epochs=13, train_size=32, evaluate_every=n), out=tmp_path) for n in (1, 2))
+    assert [epoch["epoch"] for epoch in some.evaluated] == [2, *range(4, 14)]
+    assert [e for e in every.curve if e["epoch"] in (2, *range(4, 14))] == some.evaluated
+    assert some.curve[0].items() < every.curve[0].items()
+    assert some.last_error == every.last_error
+    assert some.best_error == min(epoch["test_error"] for epoch in some.evaluated)
+    assert (ledger.read(tmp_path).best_error_top5 <= 100).all()
+    (found,) = ledger.Ledger(tmp_path).runs(some.config)
+    assert found.errors["top1_error"] == (some.last_error, some.best_error)
+
+
+def test_record_from_json_is_the_record():
+    record = run(tiny(epochs=1))
+    assert Record.from_json(record.to_json()) == record
