@@ -92,19 +92,8 @@ def measure(model: str, profile: str, device: torch.device, rounds: int, steps: 
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    parser.add_argument("--profile", default="cpu", help="cpu (narrow) or paper (full width)")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="a round (default: 3 on a CPU, 100 on a GPU)")
-    arguments = parser.parse_args()
-    device = choose_device(arguments.device)
-    steps = arguments.steps or (100 if device.type == "cuda" else 3)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    peak = matrix_peak(device)
+def _tables(arguments: argparse.Namespace, device: torch.device, steps: int, peak: float) -> tuple[list, list]:
+    """Our step beside others, and methods beside the baseline: rows, printed as they come."""
     print(f"fastest matrix product: {peak / 1e12:.2f} TFLOP/s")
     print(f"{'model':10}{'step':30}{'images/s':>10}{'over plain':>12}{'of the peak':>13}")
     ways = []
@@ -126,6 +115,23 @@ def main() -> None:
                 f"{row['memory_gb']:8.2f}{row['memory_over_baseline']:14.2f}",
                 flush=True,
             )
+    return ways, methods
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--profile", default="cpu", help="cpu (narrow) or paper (full width)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="a round (default: 3 on a CPU, 100 on a GPU)")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    steps = arguments.steps or (100 if device.type == "cuda" else 3)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    peak = matrix_peak(device)
+    ways, methods = _tables(arguments, device, steps, peak)
     if arguments.out:
         content = {
             **environment(device),
