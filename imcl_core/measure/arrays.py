@@ -21,16 +21,16 @@ BINS = np.linspace(0, 1, 51)
 def small_arrays(network: Network, data: DataSet) -> dict[str, np.ndarray]:
     """What a trained network's layers look like, under 1 MB for any network of the paper.
 
-    ``labels`` (64,), int64, of the test images used, sorted by class; for each layer ``similarity/<layer>`` (64, 64),
-    float16, of its maps by Eq. 8; for each convolution of Eq. 10 ``covariance/<layer>`` (48, 48), float16, of its most
-    redundant filters, and ``redundancy/<layer>`` (50,), int64: how many of all pairs of filters have an absolute
-    covariance in each fiftieth from 0 to 1.
+    ``labels`` (64,), int64, of the test images used, sorted by class; ``similarity/images`` (64, 64), float16, of these
+    themselves by Eq. 8, and for each layer ``similarity/<layer>``, of its maps; for each convolution of Eq. 10
+    ``covariance/<layer>`` (48, 48), float16, of its most redundant filters, and ``redundancy/<layer>`` (50,), int64:
+    how many of all pairs of filters have an absolute covariance in each fiftieth from 0 to 1.
     """
     images, labels = next(iter(evaluation_batches(data)))
     order = labels[:IMAGES].argsort(stable=True)
     maps = _maps(network, images[:IMAGES][order])
     arrays = {"labels": labels[:IMAGES][order].cpu().numpy()}
-    for name, features in maps.items():
+    for name, features in ({"images": images[:IMAGES][order]} | maps).items():
         arrays[f"similarity/{name}"] = _half(losses.similarity_matrix(features))
     for name in (name for group in network.groups[-2:] for name in group):
         weight = network.layers[name].conv.weight
@@ -46,6 +46,12 @@ def small_arrays(network: Network, data: DataSet) -> dict[str, np.ndarray]:
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays as a compressed `.npz`, whole."""
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read(name: str, *folders: str | Path) -> dict[str, np.ndarray] | None:
+    """What `small_arrays` made of the run of this name, from below the folders; None where it is not kept."""
+    path = next((path for folder in folders for path in Path(folder).rglob(f"{name}.npz")), None)
+    return None if path is None else dict(np.load(path))
 
 
 def _maps(network: Network, images: Tensor) -> dict[str, Tensor]:

@@ -25,12 +25,13 @@ def test_arrays_are_those_of_the_layers(data, model):
     labels = data.test.labels[:64]
     assert found["labels"].tolist() == sorted(labels.tolist())
     layers = [name.removeprefix("similarity/") for name in found if name.startswith("similarity/")]
-    assert layers == list(network.layers)
+    assert layers == ["images", *network.layers]
 
-    first = network.eval().layers[layers[0]]
+    first = network.eval().layers[layers[1]]
     images = next(iter(evaluation_batches(data)))[0][:64][labels.argsort(stable=True)]
-    expected = losses.similarity_matrix(first(images)).detach().numpy()
-    np.testing.assert_allclose(found[f"similarity/{layers[0]}"], expected, atol=2e-3)
+    for name, seen in (("images", images), (layers[1], first(images))):
+        expected = losses.similarity_matrix(seen).detach().numpy()
+        np.testing.assert_allclose(found[f"similarity/{name}"], expected, atol=2e-3)
 
 
 def test_the_most_redundant_filters_are_found(data):
@@ -50,8 +51,8 @@ def test_the_most_redundant_filters_are_found(data):
 def test_they_are_written_with_the_record_and_small_at_full_width(data, tmp_path):
     config = RunConfig(epochs=1, train_size=64, hidden=16)
     train(config, out=tmp_path, progress=False)
-    with np.load(tmp_path / f"{config.name}.npz") as kept:
-        assert kept["labels"].shape == (64,)
+    assert arrays.read(config.name, tmp_path / "nothing", tmp_path.parent)["labels"].shape == (64,)
+    assert arrays.read("another", tmp_path) is None
     for model in ("vgg16", "resnet18"):
         arrays.write(tmp_path / "full.npz", arrays.small_arrays(build(model, 100), data))
         assert (tmp_path / "full.npz").stat().st_size < 1_000_000
