@@ -12,8 +12,20 @@ function reachScrolling() {
     else if (box.getAttribute("tabindex") === "0") box.removeAttribute("tabindex");
   }
 }
+
+// Of a table that scrolls, the first column stays, unless it would take half of the box.
+function keepFirstColumn() {
+  for (const table of document.querySelectorAll(".bd-article table")) {
+    const cells = [...table.rows].map(row => row.cells[0]).filter(cell => cell && cell.colSpan === 1);
+    const scrolls = table.scrollWidth > table.clientWidth;
+    const narrow = cells.length && cells[0].offsetWidth < table.clientWidth / 2;
+    table.classList.toggle("scrolls", scrolls);
+    cells.forEach(cell => cell.classList.toggle("kept", scrolls && narrow));
+  }
+}
 addEventListener("load", async () => {
   await window.MathJax?.startup?.promise;
+  keepFirstColumn();
   reachScrolling();
 });
-addEventListener("resize", reachScrolling);
+addEventListener("resize", () => { keepFirstColumn(); reachScrolling(); });

@@ -159,7 +159,7 @@ class RunConfig(MethodSettings, PopulationSettings):
 
     @property
     def teacher(self) -> "RunConfig | None":
-        """The baseline whose network teaches, where a term is taught: this run without methods, with another seed."""
+        """The baseline whose network teaches where a term is taught, this run without methods and with another seed."""
         further = [getattr(self, term.taught_by) for term in self.terms if term.taught_by]
         if not further:
             return None

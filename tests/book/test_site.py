@@ -232,7 +232,7 @@ def test_tab_reaches_everything_from_the_skip_link_on(site, path, view):
 
 
 def test_the_first_page_answers_in_one_screen(site):
-    boxes = """() => ["article h1", ".landing-words p", ".landing .sd-btn", ".landing img"].map(
+    boxes = """() => ["article h1", ".landing-words p", ".landing .sd-btn", ".landing svg"].map(
       name => document.querySelector(name).getBoundingClientRect().toJSON())"""
 
     async def measure(page: Page) -> list[dict[str, float]]:

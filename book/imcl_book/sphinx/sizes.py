@@ -1,0 +1,111 @@
+"""How large a run is and how long it takes, for the page that says how to start: from the code and from records.
+
+The directive `profiles` is a table of the sizes of runs. `{took}` shows what notebooks took when they last ran: one by
+its path, `longest`, or `all` of them together. `{coverage}` shows how many of the cells of the paper's tables have a
+run at the paper's scale.
+"""
+
+import statistics
+from fractions import Fraction
+
+import pandas as pd
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from imcl_book.sphinx.pages import RESULTS, executions
+from imcl_core.errors import ImclError, nearest
+from imcl_core.study.ledger import read
+from imcl_core.study.tables import open_ledger, table
+from imcl_core.training.config import PROFILES, RunConfig
+
+logger = logging.getLogger(__name__)
+PRINTED = ("table-1", "table-2", "table-3", "figure-2")
+SHOWN = {  # the data sets on which each profile is shown
+    "smoke": ["digits"],
+    "cpu": ["cifar100"],
+    "narrow": ["cifar100", "stl10"],
+    "t4": ["cifar100", "stl10"],
+    "paper": ["cifar100", "stl10"],
+}
+
+
+def profiles_table() -> str:
+    """The profiles as a Markdown table, a row a data set; times are medians over the baselines in `results/`."""
+    runs = read(RESULTS)
+    runs = runs[runs.methods == "baseline"]
+    lines = [
+        "| profile | data set | width | images | side | epochs | evaluations | a baseline took |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for profile in PROFILES:
+        for dataset in SHOWN[profile]:
+            config = RunConfig(dataset=dataset, profile=profile)
+            lines.append(
+                f"| `{profile}` | {dataset} | {Fraction(config.width)} | {config.images:,} | {config.side} "
+                f"| {config.epochs} | {config.evaluations} | {_run_took(runs, config)} |"
+            )
+    return "\n".join(lines)
+
+
+def _run_took(runs: pd.DataFrame, config: RunConfig) -> str:
+    """The median of the recorded `runs` that are as large as `config`; of the chapters, the longest."""
+    size = ["profile", "dataset", "epochs", "train_size", "width"]
+    same = runs[(runs[size] == [getattr(config, name) for name in size]).all(axis=1)]
+    if same.empty:
+        return f"a chapter at most {took('longest')}" if config.profile == "smoke" else "not yet run"
+    return f"{duration(statistics.median(same.seconds))} ({', '.join(sorted(set(same.device)))})"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `5 min` or `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def took(what: str) -> str:
+    """What the last runs of notebooks took; `ImclError` for one that has no recorded run."""
+    seconds = {path: run["seconds"] for path, run in executions().items()}
+    totals = {"all": sum(seconds.values()), "longest": max(seconds.values(), default=0)}
+    if what not in totals | seconds:
+        raise ImclError(f"No run of {what!r} is recorded.{nearest(what, seconds)}")
+    return duration((totals | seconds)[what])
+
+
+def coverage() -> tuple[int, int]:
+    """Cells of the paper's tables that have a run at the paper's scale, and all of them, each counted once."""
+    ledger = open_ledger(RESULTS)
+    cells = pd.concat([table(name, ledger).data for name in PRINTED])
+    cells = cells.drop_duplicates(["dataset", "model", "method", "noise"])
+    return int((cells["n"] > 0).sum()), len(cells)
+
+
+class Profiles(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(profiles_table())
+
+
+class Took(SphinxRole):
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            return [nodes.Text(took(self.text))], []
+        except ImclError as error:
+            logger.warning(str(error), location=self.get_location())
+            return [], []
+
+
+class Coverage(SphinxRole):
+    """`{coverage}`run`` or `{coverage}`all``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        run, cells = coverage()
+        return [nodes.Text(str({"run": run, "all": cells}[self.text]))], []
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("profiles", Profiles)
+    app.add_role("took", Took())
+    app.add_role("coverage", Coverage())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,64 @@
+"""The page that says how to start: sizes are the code's, times the records', messages and commands those there are."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from imcl_book.sphinx import sizes
+
+from imcl_core import cli
+from imcl_core.errors import ImclError
+from imcl_core.training.config import PROFILES, RunConfig
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "book" / "start.md").read_text(encoding="utf-8")
+
+
+def test_each_profile_has_its_row_with_the_numbers_of_a_run():
+    rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in sizes.profiles_table().splitlines()[2:]]
+    assert list(dict.fromkeys(row[0] for row in rows)) == list(PROFILES)
+    for profile, dataset, width, images, side, epochs, evaluations, _ in rows:
+        config = RunConfig(profile=profile, dataset=dataset)
+        assert float(Fraction(width)) == config.width
+        assert [int(n.replace(",", "")) for n in (images, side, epochs, evaluations)] == [
+            config.images, config.side, config.epochs, config.evaluations,
+        ]  # fmt: skip
+    assert all(f"`{profile}`" in PAGE for profile in PROFILES)
+
+
+def test_times_come_from_records_or_are_not_given():
+    by_profile = {row.split("`")[1]: row for row in sizes.profiles_table().splitlines()[2:]}
+    assert re.search(r"\d+ min \(", by_profile["cpu"])  # its study is in results/
+    assert "not yet run" in by_profile["paper"] and sizes.took("longest") in by_profile["smoke"]
+    assert [sizes.duration(s) for s in (62, 313, 9000)] == ["62 s", "5 min", "2.5 h"]
+
+
+def test_a_notebook_without_a_recorded_run_is_named():
+    with pytest.raises(ImclError, match=r"No run of 'notebooks/plam.ipynb' is recorded. Did you mean"):
+        sizes.took("notebooks/plam.ipynb")
+
+
+def test_the_readme_says_how_much_of_the_paper_has_been_run():
+    run, cells = sizes.coverage()
+    assert f"Of the {cells} cells of the paper's\ntables, {run} have been run" in (ROOT / "README.md").read_text()
+
+
+def test_the_commands_of_the_page_exist(capsys):
+    targets = re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"setup", "book", "serve", "pdf"} <= set(re.findall(r"`make (\w+)", PAGE)) <= set(targets)
+    for name, options in re.findall(r"^(?:\.venv/bin/)?imcl (\w+)(.*?)(?: {2,}#.*)?$", PAGE, re.MULTILINE):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([name, "--help"])
+        shown = capsys.readouterr().out
+        assert all(re.search(rf"{option}\b", shown) for option in re.findall(r"--\w+", options))
+
+
+def test_messages_of_the_page_are_those_of_the_code():
+    (table,) = re.findall(r"^## When it does not work\n(.*)", PAGE, re.MULTILINE | re.DOTALL)
+    messages = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    files = [*(ROOT / "imcl_core").rglob("*.py"), *(ROOT / "book" / "imcl_book").rglob("*.py")]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    code = re.sub(r"\{[^{}]*\}", "8000", code) + (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert len(messages) > 6
+    assert not [message for message in messages if message not in code and not message.startswith("make")]
