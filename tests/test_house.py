@@ -178,6 +178,13 @@ def test_each_setting_of_a_method_is_on_the_pages_with_its_default():
         assert extension().setting_default(field.name) == repr(field.default)
 
 
+def test_no_sentence_runs_through_a_setting_and_its_default():
+    """`with {setting}` reads "with mid_own = False", which is not what was meant."""
+    page = text("book/decisions.md")
+    assert not re.findall(r"\b(?:with|the|of|twice) \{setting\}`\w+`|\{setting\}`\w+` (?:switches|of)", page)
+    assert "`mid_own=True` is as printed" in page and not RunConfig().mid_own
+
+
 def test_what_the_decisions_say_of_switches_is_what_they_are():
     config = RunConfig()
     assert config.out_detach and config.pp_normalise

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import torch
 import yaml
+from formulas import symbols
 from imcl_book import cli as book
 
 from imcl_core import Collaboration, DenseSettings, RunConfig, Tree, cli, losses
@@ -124,21 +125,6 @@ def test_each_reference_to_a_word_has_its_entry():
 
 
 # --- notation ---------------------------------------------------------------------------------------------------------
-
-LAYOUT = re.compile(
-    r"\\(?:tag\{\d+\}|mathrm\{diag\}|text\{[^}]*\}|underbrace|q?quad|Big|big|[lr]Vert|left|right|frac|sum|log|exp|sqrt"
-    r"|cdot|dots|top|ne|[,;!])(?![a-zA-Z])"
-)
-WORDS = ("hard", "soft", "out", "mid", "pull-push", "pull", "push", "kernel")
-SYMBOL = re.compile(r"(\\mathcal\{L\}|\\tilde [a-zA-Z]|\\[a-zA-Z]+|diag|[a-zA-Z])(?:_\{([^}]*)\}|_(\w))?(\^\{?mid\}?)?")
-
-
-def symbols(formula: str) -> set[str]:
-    """The symbols of a formula: a subscript that is a word belongs to its symbol, one that is an index does not."""
-    found = set()
-    for base, subscript, _, power in SYMBOL.findall(re.sub(r"_F\b", "", LAYOUT.sub(" ", formula))):
-        found.add(base + (f"_{{{subscript}}}" if subscript in WORDS else "") + ("^{mid}" if power else ""))
-    return found
 
 
 def equations() -> dict[str, list[str]]:
