@@ -1,8 +1,8 @@
 """The first code cell of the notebooks, and what it does on Colab: fetch the book, install what is missing.
 
-Where `imcl_core` can be imported the cell does nothing. Elsewhere it looks for a clone of the book, makes one if there
-is none, and runs this file from there. That happens before anything is installed, so this file imports nothing but the
-standard library.
+Where `imcl_core` can be imported the cell does nothing. Elsewhere it looks for a clone of the book, unpacks
+`imcl-book.zip` or makes a clone if there is none, and runs this file from there. That happens before anything is
+installed, so this file imports nothing but the standard library.
 """
 
 import importlib.metadata
@@ -19,10 +19,12 @@ LIST = Path(__file__).parents[1] / "colab-preinstalled.txt"
 EXTRAS = ("digits", "study")  # of pyproject.toml: what the chapters need beside what the package does
 TAGS = ["colab", "remove-cell"]  # of the cell: told by the first; the second keeps it out of the book's pages
 _CELL = """\
-# On Colab this fetches the book and what Colab lacks. Where imcl_core is installed, it does nothing.
+# On Colab this fetches the book and what Colab lacks. Where imcl_core is
+# installed, it does nothing.
 import importlib.util
 import os
 import runpy
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -31,11 +33,18 @@ if importlib.util.find_spec("imcl_core") is None:
     book = Path(os.environ.get("IMCL_SOURCE", "..")).resolve()
     if not (book / "book" / "imcl_book").is_dir():
         book = Path("imcl-book").resolve()
+    if not book.is_dir() and Path("imcl-book.zip").exists():
+        shutil.unpack_archive("imcl-book.zip")
     if not book.is_dir() and not address:
-        raise RuntimeError("This book has no public address yet: let IMCL_SOURCE name a folder with a copy of it.")
+        raise RuntimeError(
+            "This book has no public address yet: upload imcl-book.zip, made "
+            "as its page Start says, and run this cell again."
+        )
     if not book.is_dir():
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", "--branch=BRANCH", address, str(book)], check=True)
-    runpy.run_path(str(book / "book" / "imcl_book" / "colab.py"))["prepare"](book)"""
+        clone = ["git", "clone", "--quiet", "--depth=1", "--branch=BRANCH"]
+        subprocess.run([*clone, address, str(book)], check=True)
+    colab = runpy.run_path(str(book / "book" / "imcl_book" / "colab.py"))
+    colab["prepare"](book)"""
 
 
 def cell(config: Path) -> str:

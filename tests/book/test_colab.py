@@ -163,8 +163,24 @@ def test_both_packages_can_be_imported_here_and_in_processes_begun_here(tmp_path
 def test_without_an_address_it_says_what_to_do(tmp_path, cell):
     done = run(cell, tmp_path / "here", session(tmp_path / "site", COLAB))
     assert done.stderr.splitlines()[-1] == (
-        "RuntimeError: This book has no public address yet: let IMCL_SOURCE name a folder with a copy of it."
+        "RuntimeError: This book has no public address yet: upload imcl-book.zip, made as its page Start says, and run "
+        "this cell again."
     )
+
+
+def test_a_book_that_was_uploaded_is_unpacked_once(tmp_path, cell):
+    """As the page that says how to start has it made."""
+    (command,) = re.findall(r"`git archive ([^`]*) HEAD`", (ROOT / "book" / "start.md").read_text(encoding="utf-8"))
+    book, author = copy(tmp_path / "book"), ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (book / "notebooks" / "1.ipynb").touch()
+    for arguments in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "-m", "1"]):
+        subprocess.run(["git", *arguments], cwd=book, check=True)
+    (tmp_path / "here").mkdir()
+    archive = command.replace("imcl-book.zip", str(tmp_path / "here" / "imcl-book.zip")).split()
+    subprocess.run(["git", "archive", *archive, "HEAD"], cwd=book, check=True)
+    env = session(tmp_path / "site", COLAB)
+    for _ in range(2):
+        assert "imcl-book/notebooks smoke" in run(cell, tmp_path / "here", env).stdout
 
 
 def test_the_address_is_that_of_the_books_configuration():
