@@ -1,7 +1,6 @@
 """A queue of runs that wastes no time: the wanted ones first, none twice, none started that cannot end in time."""
 
 import os
-import sys
 import time
 import traceback
 from collections import Counter, deque
@@ -23,10 +22,12 @@ from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.ray import RayPool
 from imcl_core.study.records import existing, failure_file, first_line
 from imcl_core.study.speeds import Speeds
+from imcl_core.training import files
 from imcl_core.training.config import RunConfig
 from imcl_core.training.machine import choose_device
-from imcl_core.training.record import Record, read_record, write_record
+from imcl_core.training.record import Record, finished_record, read_record, write_record
 from imcl_core.training.run import train
+from imcl_core.training.sheets import DamagedRecord
 
 TRIES = 3  # of a run whose process dies
 
@@ -51,7 +52,7 @@ class Job:
     device: str | None = None
     notebook: bool = False  # execute run.ipynb, in place of a bare run
     progress: bool = False
-    ends: float | None = None  # seconds since the epoch: no run is started that would end later
+    ends: float | None = None  # on the monotonic clock: no run is started that would end later
     speeds: Speeds | None = None
 
 
@@ -75,13 +76,24 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
     with _locked(job.out, config.name, wait) as ours:
         if not ours or record.exists():
             return Result("skipped")
-        if job.ends is not None and not job.speeds.fits(config, job.ends - time.time()):
+        if job.ends is not None and not job.speeds.fits(config, job.ends - time.monotonic()):
             return Result("postponed", speed=job.speeds.known(config))
-        why = _attempt(config, job)
+        why = _attempt_afresh(config, job)
         if not record.exists():
             return Result("failed", why or "it ended without a record: take the call of exit() out of the notebook.")
         text = notebook.read_text(encoding="utf-8") if job.notebook and notebook.exists() else None
         return Result("done", why, read_record(record), text, job.speeds and job.speeds.known(config))
+
+
+def _attempt_afresh(config: RunConfig, job: Job) -> str:
+    """As `_attempt`, and once more where that found the checkpoint damaged and moved it aside."""
+    checkpoint = files.Files(job.out, config.name).checkpoint
+    begun = checkpoint.exists()
+    why = _attempt(config, job)
+    if why and begun and not checkpoint.exists():
+        files.tell(f"{first_line(why)} It is run again now.")
+        return _attempt(config, job)
+    return why
 
 
 def _attempt(config: RunConfig, job: Job) -> str:
@@ -145,7 +157,7 @@ def run_batch(
     todo = _todo(configs, out, done, retry_failed, outcome)
     if not pool.remote:
         todo = _with_data(todo, data_folder, progress, outcome)
-    ends = None if budget is None else time.time() + budget
+    ends = None if budget is None else time.monotonic() + budget
     shown = progress and isinstance(pool, Here) and not notebook
     name = None if device is None else str(device)
     _work_through(todo, Job(out, data_folder or None, name, notebook, shown, ends, speeds), pool, progress, outcome)
@@ -165,32 +177,36 @@ def _speeds(
         return None
     if pool.remote:
         raise ImclError("A budget plans the time of one machine: leave it out on a Ray cluster.")
-    return Speeds(chosen, ledger.records(*existing(*folders)), data_folder)
+    return Speeds(chosen, ledger.sheets(*existing(*folders)), data_folder)
 
 
 def _todo(
     configs: Sequence[RunConfig], out: Path, done: Sequence[str | Path], retry_failed: bool, outcome: Outcome
 ) -> list[RunConfig]:
     """Those without a record, and without a failure that is to be left alone; a damaged record is no record."""
-    files = {path.stem: path for folder in existing(*done, out) for path in sorted(folder.rglob("*.json"))}
-    todo = []
+    found, todo = files.of_runs(files.RECORD, *existing(*done, out)), []
     for config in configs:
         failure = failure_file(out, config)
-        try:
-            if config.name in files:
-                read_record(files[config.name])
-                outcome.skipped.append(config.name)
-            elif failure.exists() and not retry_failed:
-                outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8"))
-            else:
-                todo.append(config)
-        except ImclError as error:
-            tqdm.write(f"imcl: {error}", file=sys.stderr)
+        if any(map(_is_record, found.get(config.name, []))):
+            outcome.skipped.append(config.name)
+        elif failure.exists() and not retry_failed and config.name not in found:
+            outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8"))
+        else:
             todo.append(config)
     if todo:
         with _locked(out, ".batch"):  # can it be written to?
             pass
     return todo
+
+
+def _is_record(path: Path) -> bool:
+    """False for a damaged file, which is then moved aside; one of a newer version is a record. Both are told."""
+    try:
+        finished_record(path)
+    except ImclError as error:
+        files.tell(str(error))
+        return not isinstance(error, DamagedRecord)
+    return True
 
 
 def _with_data(
@@ -207,7 +223,7 @@ def _with_data(
     if missing and len(missing) == len(names):
         raise next(iter(missing.values()))
     for name, error in missing.items():
-        tqdm.write(f"imcl: {error}", file=sys.stderr)
+        files.tell(str(error))
         outcome.failed |= {config.name: str(error) for config in configs if config.dataset == name}
     return [config for config in configs if config.dataset not in missing]
 
@@ -265,7 +281,7 @@ def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None
         _bring(config, result, job.out)
         tqdm.write(f"{result.record.last_error:6.2f} %  {result.record.run['seconds']:7.1f} s  {name}")
     if result.why:
-        tqdm.write(f"imcl: {name}: {first_line(result.why)}", file=sys.stderr)
+        files.tell(f"{name}: {first_line(result.why)}")
 
 
 def _bring(config: RunConfig, result: Result, out: Path) -> None:

@@ -62,7 +62,10 @@ def batch(
       imcl batch search --profile narrow --halving          search for weights on held-out images, the best ones longer
       imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
     """
+    from imcl_core.study.records import folders_given
+
     configs, left = _wanted(table, profile, seeds, dataset, only), _seconds(budget)
+    folders_given([results], usual=["results"])
     how = {"budget": left, "data_folder": data_folder, "device": device, "retry_failed": retry_failed}
     how |= {"progress": not quiet, "notebook": _wants_notebooks(notebook, left), "done": [results]}
     how["pool"] = _pool(ray, per_gpu, jobs, device, how["notebook"])
@@ -96,24 +99,24 @@ def status(
       imcl status                                           every table at paper scale: done, begun, missing, time left
       imcl status --profile cpu --seeds 3
     """
-    from imcl_core.study import ledger, records
     from imcl_core.study.grids import GRIDS, grid
+    from imcl_core.study.records import Standing, folders_given
     from imcl_core.study.speeds import Speeds
     from imcl_core.training.machine import choose_device, device_name
 
-    found = [folder for folder in folders if os.path.isdir(folder)]
-    speeds = Speeds(choose_device(device), ledger.records(*found))
-    states, failures = ("done", "failed", "begun", "missing"), {}
+    standing = Standing(*folders_given(folders, usual=("results", "runs")))
+    speeds = Speeds(choose_device(device), standing.sheets)
+    states, failed = ("done", "failed", "begun", "missing"), {}
     print(f"{'table':18}{'done':>6}{'failed':>8}{'begun':>7}{'missing':>9}   time left on {device_name(speeds.device)}")
     for table in GRIDS:
-        configs = grid(table, profile, seeds)
-        cells = records.status(configs, *found)
-        done, failed, begun, missing = (len(cells[state]) for state in states)
-        left = speeds.time_left([config for config in configs if config.name not in cells["done"]])
-        print(f"{table:18}{done:6}{failed:8}{begun:7}{missing:9}   {left}")
-        failures |= {n: why for n, why in records.failures(configs, *found).items() if n in cells["failed"]}
-    for name, why in failures.items():
-        print(f"failed: {name}: {why}")
+        configs = {config.name: config for config in grid(table, profile, seeds)}
+        cells = standing.of(configs)
+        left = speeds.time_left([configs[name] for state in states[1:] for name in cells[state]])
+        counts = (len(cells[state]) for state in states)
+        print("{:18}{:6}{:8}{:7}{:9}   {}".format(table, *counts, left))
+        failed |= dict.fromkeys(cells["failed"])
+    for name in failed:
+        print(f"failed: {name}: {standing.why(name)}")
 
 
 def plan(
@@ -134,11 +137,12 @@ def plan(
     from imcl_core.study.grids import BEYOND, GRIDS, grid
     from imcl_core.study.plan import core_hours
     from imcl_core.study.plan import plan as planned
+    from imcl_core.study.records import folders_given
     from imcl_core.training.recipes import SIZES
 
     names = tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: grid(name, profile, seeds) for name in names}
-    records = ledger.records(results) if os.path.isdir(results) else []
+    records = ledger.sheets(*folders_given([results], usual=["results"]))
     table = planned(grids, records)
     print(table.to_string(float_format="{:.1f}".format))
     if SIZES[profile].width < 1:  # narrow enough for a CPU

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -193,7 +194,8 @@ class RunConfig(MethodSettings, PopulationSettings):
     @property
     def evaluations(self) -> int:
         """How many epochs are followed by one."""
-        return sum(map(self.evaluates, range(self.epochs)))
+        before = max(0, self.epochs - LAST_EPOCHS)
+        return before // self.evaluate_every + self.epochs - before
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -221,11 +223,21 @@ class RunConfig(MethodSettings, PopulationSettings):
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits that name the identity."""
-        canonical = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return self.name[-12:]
 
     @property
     def name(self) -> str:
         """A readable, unique file name for this run."""
+        return self.names()(self.seed)
+
+    def names(self) -> Callable[[int], str]:
+        """The name of this run at any seed: for many seeds faster than `replace`."""
         noise = f"-noise{self.noise:g}" if self.noise else ""
-        return f"{self.dataset}-{self.model}-{self.methods}{noise}-{self.profile}-seed{self.seed}-{self.key}"
+        readable = f"{self.dataset}-{self.model}-{self.methods}{noise}-{self.profile}"
+        before, after = json.dumps(self.identity() | {"seed": None}, sort_keys=True).split('"seed": null')
+
+        def at(seed: int) -> str:
+            digest = hashlib.sha256(f'{before}"seed": {seed}{after}'.encode()).hexdigest()
+            return f"{readable}-seed{seed}-{digest[:12]}"
+
+        return at

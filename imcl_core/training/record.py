@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from pathlib import Path
 from typing import Any
 
-from imcl_core.errors import ImclError
 from imcl_core.files import move_aside, write_whole
 from imcl_core.training.config import RunConfig
+from imcl_core.training.sheets import FORMAT, DamagedRecord, curve_text, digest, read_sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Record:
     """What one run was and what came out of it.
 
     `curve` and `config` are the outcome: a run repeated, or interrupted and resumed, gives the same ones. `run` is how
-    it went: versions, hardware, wall time, images a second, peak memory.
+    it went: versions, hardware, wall time, images a second, peak memory, and the digest of the data.
     """
 
     config: RunConfig
@@ -44,18 +43,17 @@ class Record:
         return self.run["images_per_s"]
 
     def to_json(self) -> str:
+        """The text of its file; a number that is not finite is written as null."""
+        curve, run = finite(self.curve), finite(self.run)
         content = {
             "name": self.config.name,
+            "format": FORMAT,
             "config": dataclasses.asdict(self.config),
-            "curve": self.curve,
-            "run": self.run,
+            "curve": curve,
+            "run": run,
+            "digest": digest(curve_text(curve)),
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Record":
-        content = json.loads(text)
-        return cls(RunConfig(**content["config"]), content["curve"], content["run"])
 
     def row(self) -> dict[str, Any]:
         """The configuration and the summary, flat."""
@@ -70,6 +68,15 @@ class Record:
         }
 
 
+def finite(value: Any) -> Any:
+    """The same lists and dictionaries with None for every number that is not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_record(record: Record, folder: str | Path) -> Path:
     """Writes a record to `folder/<name>.json`."""
     path = Path(folder) / f"{record.config.name}.json"
@@ -78,24 +85,14 @@ def write_record(record: Record, folder: str | Path) -> Path:
 
 
 def read_record(path: str | Path) -> Record:
-    """One record; a damaged file is moved aside and reported by an `ImclError`."""
-    path = Path(path)
-    with damage_reported(path):
-        return checked(Record.from_json(path.read_text()), path)
+    """One record; `ImclError` where its file is damaged or of a newer version. The file is left as it is."""
+    sheet = read_sheet(Path(path))
+    return Record(sheet.config, sheet.curve, sheet.run)
 
 
-def checked(record: Record, path: Path) -> Record:
-    """The record, where it is the one that its file is named for; else `ValueError`."""
-    if record.config.name != path.stem or not record.curve:
-        raise ValueError("its name and its content differ")
-    return record
-
-
-@contextmanager
-def damage_reported(path: Path) -> Iterator[None]:
-    """Moves a file aside whose content makes no sense in here, and raises `ImclError`."""
+def finished_record(path: Path) -> Record:
+    """As `read_record`, for who can run it again: a damaged file is moved aside."""
     try:
-        yield
-    except (ValueError, LookupError, TypeError, ImclError) as error:
-        aside = move_aside(path)
-        raise ImclError(f"The record {path} is damaged ({error}); it is now {aside.name}: run it again.") from error
+        return read_record(path)
+    except DamagedRecord as error:
+        raise DamagedRecord(path, error.why, move_aside(path)) from error

@@ -23,8 +23,9 @@ from imcl_core.methods.population import PATTERNS, Population
 from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
+from imcl_core.training.files import Files
 from imcl_core.training.machine import choose_device, environment, peak_memory, processes
-from imcl_core.training.record import Record, read_record, write_record
+from imcl_core.training.record import Record, finished_record, write_record
 from imcl_core.training.step import make_step
 
 
@@ -53,20 +54,20 @@ def train(
     """
     files = Files(Path(out), config.name) if out is not None else None
     if files and files.record.exists() and not return_collaboration:
-        return read_record(files.record)
+        return finished_record(files.record)
     device = choose_device(device)
     with processes(device) as rank:
         shown = progress and rank == 0
         run = _trained(config, files, rank, after_epoch, data_folder=data_folder, device=device, progress=shown)
         record = run.record()
         if files and rank == 0:
-            files.write(record, run.collaboration.network, run.data)
+            _write(files, record, run.collaboration.network, run.data)
     return (record, run.collaboration) if return_collaboration else record
 
 
 def _trained(
     config: RunConfig,
-    files: "Files | None",
+    files: Files | None,
     rank: int,
     after_epoch: Callable[["Run"], None] | None,
     *,
@@ -107,22 +108,12 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
     return trained.network.state_dict()
 
 
-class Files:
-    """Where a run keeps what it writes."""
-
-    def __init__(self, folder: Path, name: str):
-        self.folder = folder
-        self.record = folder / f"{name}.json"
-        self.network = folder / f"{name}.network.pt"
-        self.arrays = folder / f"{name}.npz"
-        self.checkpoint = folder / f"{name}.checkpoint.pt"
-
-    def write(self, record: Record, network: nn.Module, data: DataSet) -> None:
-        """What is left of a finished run; the record last: what has one is finished."""
-        arrays.write(self.arrays, arrays.small_arrays(network, data))
-        checkpoints.save_network(self.network, network)
-        write_record(record, self.folder)
-        self.checkpoint.unlink(missing_ok=True)
+def _write(files: Files, record: Record, network: nn.Module, data: DataSet) -> None:
+    """What is left of a finished run; the record last: what has one is finished."""
+    arrays.write(files.arrays, arrays.small_arrays(network, data))
+    checkpoints.save_network(files.network, network)
+    write_record(record, files.folder)
+    files.checkpoint.unlink(missing_ok=True)
 
 
 class Run:

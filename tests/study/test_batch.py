@@ -19,7 +19,7 @@ from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.speeds import Speeds
 from imcl_core.training.machine import choose_device
-from imcl_core.training.record import read_record
+from imcl_core.training.record import read_record, write_record
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
 
@@ -251,9 +251,9 @@ def test_merge_takes_new_records_and_refuses_those_that_differ(three, tmp_path):
     assert {p.stem for p in tmp_path.glob("*.npz")} == {p.stem for p in tmp_path.glob("*.json")}
     assert curves(tmp_path) == curves(folder)
     changed = next(tmp_path.glob("*.json"))
-    content = json.loads(changed.read_text())
-    content["curve"][0]["test_error"] += 1
-    changed.write_text(json.dumps(content))
+    record = read_record(changed)
+    record.curve[0]["test_error"] += 1
+    write_record(record, tmp_path)
     with pytest.raises(ImclError, match="another outcome"):
         records.merge(folder, tmp_path)
     with pytest.raises(ImclError, match="no folder"):

@@ -2,11 +2,11 @@
 
 import csv
 import itertools
-import json
 import math
 import statistics
 from pathlib import Path
 
+import made_records
 import numpy as np
 import pytest
 from scipy import stats
@@ -18,7 +18,7 @@ from imcl_core.study.tables import claims
 from imcl_core.study.tables.claims import Claim, judge
 from imcl_core.study.tables.judge import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, bounds, settle
 from imcl_core.study.tables.write import NAMES
-from imcl_core.training.record import Record, write_record
+from imcl_core.training.record import Record
 
 ROOT = Path(__file__).parents[2]
 PLACE = ("cifar100", "vgg16")
@@ -35,7 +35,7 @@ def write(folder, methods, errors, seeds=None, noise=0.0, profile="paper", best=
             dataset=dataset, model=model, methods=methods, seed=seed, noise=noise, profile=profile, **settings
         )
         curve = [{"epoch": i, "test_error": e, "test_error_top5": 1.0} for i, e in ((1, best), (2, error))]
-        paths.append(write_record(Record(config, curve, RUN), folder))
+        paths += made_records.write(folder, Record(config, curve, RUN))
     return paths
 
 
@@ -124,9 +124,7 @@ def test_one_changed_number_changes_the_verdict_and_the_page(tmp_path):
     write(tmp_path, "baseline", [26.0, 26.2, 26.4])
     path, *_ = write(tmp_path, "out", [25.0, 25.1, 25.5])
     before = claims.claims_table(Ledger(tmp_path))
-    content = json.loads(path.read_text())
-    content["curve"][-1]["test_error"] = 26.5
-    path.write_text(json.dumps(content))
+    made_records.change(path, epoch=-1, value=26.5)
     after = claims.claims_table(Ledger(tmp_path))
     (i,) = np.flatnonzero(before.data.claim == "out lowers the error, VGG-16 on CIFAR-100")
     assert before.data.verdict[i] == "supported"

@@ -81,9 +81,9 @@ def test_one_changed_number_changes_the_comparison(tmp_path, untuned):
     *_, path = write(tmp_path, *runs)
     (tried,) = write(tmp_path, *trials({"hsic": (None, 90.0, None)}))
     before = tables.table("neighbours", Ledger(tmp_path))
-    change(path, epoch=1, value=84.0)
+    change(path, epoch=-1, value=84.0)
     after = tables.table("neighbours", Ledger(tmp_path))
-    change(tried, epoch=1, value=95.0)
+    change(tried, epoch=-1, value=95.0)
     last = tables.table("neighbours", Ledger(tmp_path))
     means = [table.data.set_index("method").difference_mean["hsic"] for table in (before, after)]
     assert means == [pytest.approx(1.0), pytest.approx(2.0)]
