@@ -48,7 +48,7 @@ site: setup ## build the book from the notebooks as they are
 	@$(PY) -c 'import pathlib; print("The book:", pathlib.Path("$(SITE)/index.html").resolve().as_uri())'
 
 $(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(shell find imcl_core -name '*.py')
-	@$(BOOK) check $(NOTEBOOKS)
+	@$(BOOK) check --record book/executions.json $(NOTEBOOKS)
 	@rm -rf _build
 	.venv/bin/jupyter-book build . -W -n --keep-going --all
 	@touch $@

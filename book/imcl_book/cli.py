@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=1, help="how many at a time (default 1)")
     made.add_argument("--cache", type=Path, help="file of stamps: skip what has not changed since it last ran")
     made.add_argument("--record", type=Path, help="file that gets each run's seconds, hardware, versions and day")
-    command(check, "refuse what must not go into the book", "paths", nargs="+")
+    made = command(check, "refuse what must not go into the book", "paths", nargs="+")
+    made.add_argument("--record", type=Path, help="file of executions: code and outputs must be those recorded there")
     command(normalise, "take out what differs from one run to the next", "paths", nargs="+")
     command(colab, "put in, or bring up to date, the first code cell, which readies Colab", "paths", nargs="+")
     command(preinstalled, "bring the list of Colab's packages up to what `pip freeze` prints there", "freeze")
@@ -55,7 +56,7 @@ def execute(parsed: argparse.Namespace) -> None:
 def check(parsed: argparse.Namespace) -> int:
     from imcl_book import checks
 
-    findings = checks.check(parsed.paths)
+    findings = checks.check(parsed.paths, parsed.record)
     print(*findings, sep="\n", end="\n" if findings else "", file=sys.stderr)
     return int(bool(findings))
 

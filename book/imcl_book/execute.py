@@ -9,14 +9,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from imcl_book.checks import FAILED
+from imcl_book.checks import FAILED, INJECTED
 from imcl_book.stamps import execution, read_object, stamp, write_object
 from imcl_core.errors import ImclError
 from imcl_core.files import write_if_changed
 from imcl_core.study.executed import run_notebook
 from imcl_core.study.notebook import check_parameters, dumps, normalise, read, tags
-
-INJECTED = "injected-parameters"  # papermill's tag
 
 
 def execute(

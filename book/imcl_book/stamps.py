@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbformat import NotebookNode
+
 from imcl_book.first_cell import is_for_colab
 from imcl_core.files import write_if_changed
 from imcl_core.study.notebook import code_cells, read
@@ -46,19 +48,38 @@ def code_digest(path: Path) -> str:
 
     The cell for Colab does nothing in an execution, and does not count.
     """
-    sources = [cell.source for cell in code_cells(read(path)) if not is_for_colab(cell)]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
+    return digest_of_code(read(path))
+
+
+def digest_of_code(notebook: NotebookNode) -> str:
+    """As `code_digest`, of a notebook that was read."""
+    return _digest("\0".join(cell.source for cell in _counted(notebook)))
+
+
+def digest_of_outputs(notebook: NotebookNode) -> str:
+    """Hash of all that the code cells put out: tells whether any of it was changed after the execution."""
+    return _digest(json.dumps([cell.outputs for cell in _counted(notebook)], sort_keys=True))
+
+
+def _counted(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in code_cells(notebook) if not is_for_colab(cell)]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def execution(path: Path, seconds: float) -> dict[str, str | int]:
-    """What the book says of a run that has just ended: whole seconds, hardware, versions, day and code digest."""
+    """What the book says of a run that has just ended: seconds, hardware, versions, day, two digests."""
+    notebook = read(path)
     return {
         "seconds": max(1, round(seconds)),
         "hardware": device_name(choose_device()),
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "date": datetime.date.today().isoformat(),
-        "code": code_digest(path),
+        "code": digest_of_code(notebook),
+        "outputs": digest_of_outputs(notebook),
     }
 
 
