@@ -13,7 +13,7 @@ from imcl_core import losses
 from imcl_core.attach.layer import Layer
 from imcl_core.attach.sites import Sites
 from imcl_core.errors import ImclError, needed
-from imcl_core.local import behind, read_behind, read_locally, uncompiled
+from imcl_core.local import behind, read_behind, read_locally, uncompiled, with_gradients
 from imcl_core.measure.cost import Counter
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
 from imcl_core.settings import Settings
@@ -107,7 +107,8 @@ class Collaboration(nn.Module):
         if self._terms:
             options = {"layers": layers, "kernels": kernels, "classifier": classifier, "teacher": teacher}
             attach = getattr(self.settings, "attach", "layers")
-            self._attach(Sites(network, self.image_shape, self.task.check_logits, attach=attach, **options), seed)
+            with torch.inference_mode(False):
+                self._attach(Sites(network, self.image_shape, self.task.check_logits, attach=attach, **options), seed)
 
     def _check_methods(self) -> None:
         """Refuses methods that are not for this task."""
@@ -140,7 +141,8 @@ class Collaboration(nn.Module):
     def _check_branched(self) -> None:
         """Refuses local losses inside a module that a term runs for several predictions."""
         for term in (term for term in self._terms.values() if term.branched):
-            if inside := [place.name for place in self._local if place.name.startswith(f"{term.branched}.")]:
+            parts = set(self.network.get_submodule(term.branched).modules())
+            if inside := [p.name for p in self._local if self.network.get_submodule(p.source) in parts]:
                 raise ImclError(
                     f"Layer {inside[0]!r} is part of the classifier {term.branched!r}, which runs once for each "
                     f"prediction of {term.name}: leave it out of `layers`."
@@ -194,6 +196,13 @@ class Collaboration(nn.Module):
             self._terms[method].check_factor(factor)
             self._terms[method].factor = float(factor)
 
+    def _replicate_for_data_parallel(self) -> "Collaboration":
+        """Refuses replicas, whose parameters are copies that no gradient of a local loss would reach."""
+        raise ImclError(
+            "DataParallel makes replicas without parameters, where local losses have nothing to train: use "
+            "DistributedDataParallel(collaboration)."
+        )
+
     def train(self, mode: bool = True) -> "Collaboration":
         """As of any module; a teacher stays in evaluation mode."""
         super().train(mode)
@@ -233,9 +242,10 @@ class Collaboration(nn.Module):
         """What the terms read, by term and place, and the predictions (H, B, m)."""
         seen: dict[str, dict[str, Any]] = {term.name: {"": term.look(images)} for term in active}
         with ExitStack() as stack:
+            stack.enter_context(with_gradients(self._touched(active)))
             for place in self._local:
                 if readers := [term for term in active if term.local and place in term.reads]:
-                    read = functools.partial(_read, readers, place, seen)
+                    read = functools.partial(_read, readers, place, seen, rows=len(images))
                     stack.enter_context(read_locally(self.network, place, read))
             for term, place in ((t, p) for t in active if not t.local for p in t.reads):
                 stack.enter_context(read_behind(self.network, place, functools.partial(_read, [term], place, seen)))
@@ -251,6 +261,12 @@ class Collaboration(nn.Module):
         predictions = predictions.unflatten(0, (branches, len(images)))
         self.logits = losses.promote(predictions.detach()).mean(dim=0)
         return seen, predictions
+
+    def _touched(self, active: list[Term]) -> dict[nn.Module, str]:
+        """The modules whose run terms read, change or replace, with what is inside of them, by name."""
+        names = [name for term in active for place in (*term.reads, *term.changes) for name in place.modules]
+        names += [term.branched for term in active if term.branched]
+        return {m: name for name in names for m in self.network.get_submodule(name).modules()}
 
     @uncompiled
     def _run_eagerly(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
@@ -282,8 +298,15 @@ class Collaboration(nn.Module):
         return table.from_dict(rows, orient="index", columns=["parameters", "multiply-adds", "bytes"])
 
 
-def _read(terms: list[Term], place: Layer, seen: dict[str, dict[str, Any]], maps: Tensor) -> None:
-    """Lets terms read a place's maps, and keeps what they found."""
+def _read(
+    terms: list[Term], place: Layer, seen: dict[str, dict[str, Any]], maps: Tensor, rows: int | None = None
+) -> None:
+    """Lets terms read a place's maps, of so many `rows`, and keeps what they found."""
+    if rows is not None and len(maps) != rows:
+        raise ImclError(
+            f"Layer {place.name!r} returns {len(maps)} rows for {rows} images, where local losses need one each: leave "
+            "it out of `layers`."
+        )
     for term in terms:
         seen[term.name][place.name] = term.read(place, maps)
 
@@ -295,10 +318,12 @@ def _settings_for(term: type[Term], settings: Settings) -> Settings:
 
 def _check_plain(network: nn.Module | None) -> None:
     """Refuses wrappers: local losses run inside the network, where these do not look."""
+    kind = type(network).__name__
+    wrapper = "torch.compile" if hasattr(network, "_orig_mod") else "DistributedDataParallel"
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
         raise ImclError(
-            f"The network is wrapped in {type(network).__name__}: attach to the plain network, and wrap the "
-            "Collaboration instead."
+            f"The network is wrapped in {kind}: attach to the plain network, and "
+            f"wrap the Collaboration instead, in {wrapper}."
         )
 
 

@@ -1,12 +1,15 @@
 """Gradients that stay where they belong: a layer run once, its output used twice. No other file knows how."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from imcl_core.attach.layer import Layer
 from imcl_core.errors import ImclError
@@ -16,6 +19,23 @@ from imcl_core.errors import ImclError
 uncompiled = _disable_dynamo
 
 _ONCE = "The loss of a Collaboration can be differentiated once: call it again for a new loss."
+_FIRST_ORDER = (
+    "The loss of a Collaboration has first derivatives alone: leave out create_graph=True, or take what needs it of "
+    "`collaboration.network`."
+)
+_NO_GRADIENTS = (
+    "{name!r} runs without gradients, under torch.no_grad or in reentrant checkpointing, so that terms there teach "
+    "nothing: switch that off, freeze its weights with requires_grad_(False), or leave it out of `layers`."
+)
+_RUNS_AGAIN = (
+    "{name!r} runs in torch.utils.checkpoint, which runs it again without the terms: switch checkpointing off, such as "
+    "by set_grad_checkpointing(False), or leave it out of `layers`."
+)
+_SKIPPED = "Layer {name!r} did not run in this step: leave it out of `layers`."
+_EMPTY = (
+    "Layer {name!r} has lost its weights, as in the replicas of DataParallel, or holds parts of them, as in FSDP: use "
+    "DistributedDataParallel(collaboration)."
+)
 
 
 class _TwoOutputs(torch.autograd.Function):
@@ -37,20 +57,18 @@ class _TwoOutputs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
-        if ctx.output is None:
-            raise ImclError(_ONCE)
-        output, ctx.output = ctx.output, None
+        output = _taken(ctx)
         received = [g for g in (from_network, from_local) if g is not None]
         if not received:
             return (None,) * (3 + len(ctx.inputs) + len(ctx.parameters))
         inputs = [x for x in ctx.inputs if x.requires_grad]
         to_inputs = iter(())
         if from_network is not None and inputs:
-            to_inputs = iter(torch.autograd.grad(output, inputs, from_network, retain_graph=True))
+            to_inputs = iter(_gradients(output, inputs, from_network, retain_graph=True))
         to_parameters = ()
         if ctx.parameters:
             total = received[0] if len(received) == 1 else torch.add(*received)
-            to_parameters = torch.autograd.grad(output, ctx.parameters, total, allow_unused=True)
+            to_parameters = _gradients(output, ctx.parameters, total, allow_unused=True)
         to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in ctx.inputs)
         return None, None, None, *to_tensors, *to_parameters
 
@@ -70,51 +88,137 @@ class _Tap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
-        if ctx.output is None:
-            raise ImclError(_ONCE)
-        output, ctx.output = ctx.output, None
+        output = _taken(ctx)
         to_parameters = (None,) * len(ctx.parameters)
         if from_local is not None and ctx.parameters:
-            to_parameters = torch.autograd.grad(
-                output, ctx.parameters, from_local, retain_graph=True, allow_unused=True
-            )
+            to_parameters = _gradients(output, ctx.parameters, from_local, retain_graph=True, allow_unused=True)
         return None, from_network, *to_parameters
 
 
-@contextmanager
-def replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
-    previous = module.__dict__.get("forward")
-    module.forward = forward
+def _taken(ctx) -> Tensor:
+    """A layer's output with its graph, which is then let go of."""
+    if ctx.output is None:
+        raise ImclError(_ONCE)
+    if torch.is_grad_enabled():  # in a backward pass: create_graph=True
+        raise ImclError(_FIRST_ORDER)
+    output, ctx.output = ctx.output, None
+    return output
+
+
+def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **options: bool) -> tuple:
     try:
-        yield
-    finally:
-        del module.forward
-        if previous is not None:
-            module.forward = previous
+        return torch.autograd.grad(output, inputs, gradient, **options)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error):
+            raise
+        raise ImclError(
+            "A layer with local losses holds reentrant checkpointing, which gives no gradients of a part: pass "
+            "use_reentrant=False to torch.utils.checkpoint."
+        ) from error
 
 
 @contextmanager
-def behind(network: nn.Module, layer: Layer, act: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Calls `act` on what a layer returns; what `act` returns, if anything, takes its place."""
-    calls = itertools.count()
+def replaced_forward(network: nn.Module, name: str, forward: Callable) -> Iterator[None]:
+    """Lets `forward` run in the place of the forward of the module `name`."""
+    module = network.get_submodule(name)
+    previous = module.__dict__.get("forward")
+    with _runs_once(name) as check:
 
-    def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
-        return act(output) if next(calls) == layer.call else None
+        def checked(*inputs: Tensor) -> Tensor:
+            check()
+            return forward(*inputs)
 
-    handle = network.get_submodule(layer.source).register_forward_hook(hook)
+        module.forward = checked
+        try:
+            yield
+        finally:
+            del module.forward
+            if previous is not None:
+                module.forward = previous
+
+
+@contextmanager
+def with_gradients(modules: dict[nn.Module, str]) -> Iterator[None]:
+    """Refuses that a module of these, each with its name, runs without gradients while it has weights to train."""
+
+    def check(module: nn.Module, inputs: tuple) -> None:
+        if not torch.is_grad_enabled() and module in modules and any(p.requires_grad for p in module.parameters()):
+            raise ImclError(_NO_GRADIENTS.format(name=modules[module]))
+
+    if not (modules and torch.is_grad_enabled()):
+        yield
+        return
+    handle = register_module_forward_pre_hook(check)  # one for all: hooks of each module take longer to set
     try:
         yield
     finally:
         handle.remove()
 
 
-def read_behind(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> AbstractContextManager:
-    """Calls `read` on a layer's maps (B, C, H, W) or units (B, d), with gradients to all that is below."""
+@contextmanager
+def _runs_once(name: str) -> Iterator[Callable[[], None]]:
+    """Gives a check, for where module `name` runs, that this is not to run once more where we are not.
+
+    `ImclError` at the end: raised inside of a checkpoint, it would leave the checkpoint's hooks in place.
+    """
+    graph, outside, again = torch.is_grad_enabled(), _checkpoints(), []
+
+    def check() -> None:
+        if graph and _checkpoints() > outside:
+            again.append(name)
+
+    yield check
+    if again:
+        raise ImclError(_RUNS_AGAIN.format(name=name))
+
+
+def _checkpoints() -> int:
+    """How many calls of `torch.utils.checkpoint` we are inside of."""
+    if torch.compiler.is_compiling():
+        return 0
+    frame, count = sys._getframe(), 0
+    while frame is not None:
+        count += frame.f_code.co_filename == torch.utils.checkpoint.__file__
+        frame = frame.f_back
+    return count
+
+
+@contextmanager
+def behind(network: nn.Module, layer: Layer, act: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Calls `act` on what a layer returns; what `act` returns, if anything, takes its place."""
+    calls = itertools.count()
+    with _runs_once(layer.source) as check:
+
+        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
+            if next(calls) != layer.call:
+                return None
+            check()
+            return act(output)
+
+        handle = network.get_submodule(layer.source).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def read_behind(network: nn.Module, layer: Layer, read: Callable[[Tensor], None]) -> Iterator[None]:
+    """Calls `read` on a layer's maps (B, C, H, W) or units (B, d), with gradients to all that is below.
+
+    `ImclError` at the end where the layer did not run.
+    """
+    ran, graph = [], torch.is_grad_enabled()
 
     def act(output: Tensor) -> None:
-        read(_as_read(layer, output.clone() if layer.changed else output))
+        ran.append(True)
+        with torch.set_grad_enabled(graph):  # a trunk that is frozen by no_grad: heads learn even so
+            read(_as_read(layer, output.clone() if layer.changed else output))
 
-    return behind(network, layer, act)
+    with behind(network, layer, act):
+        yield
+    if not ran:
+        raise ImclError(_SKIPPED.format(name=layer.name))
 
 
 @contextmanager
@@ -125,12 +229,13 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
     """
     source = network.get_submodule(layer.source)
     modules = [network.get_submodule(name) for name in layer.modules]
-    parameters = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
-    plain_forward, kept = source.forward, []
+    parameters = _trained(layer, modules)
+    plain_forward, kept, graph = source.forward, [], torch.is_grad_enabled()
 
     def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
-        kept[:] = [(for_losses, for_losses._version)]
-        read(_as_read(layer, for_losses))
+        kept[:] = [(for_losses, _version(for_losses))]
+        with torch.set_grad_enabled(graph):
+            read(_as_read(layer, for_losses))
         return for_network
 
     def forward(*inputs: Tensor) -> Tensor:
@@ -139,15 +244,33 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
     def tap(output: Tensor) -> Tensor:
         return keep(*_Tap.apply(layer.changed, output, *parameters))
 
-    with replaced_forward(source, forward) if layer.alone else behind(network, layer, tap):
+    alone = layer.alone and not any(map(_recomputes, source.modules()))
+    with replaced_forward(network, layer.source, forward) if alone else behind(network, layer, tap):
         yield
     if not kept:
-        raise ImclError(f"Layer {layer.name!r} did not run in this step: leave it out of `layers`.")
-    if kept[0][0]._version != kept[0][1]:
+        raise ImclError(_SKIPPED.format(name=layer.name))
+    if _version(kept[0][0]) != kept[0][1]:
         raise ImclError(
             f"The network changes what layer {layer.name!r} returns in place, in training only: pass inplace=False "
             "to the module behind it."
         )
+
+
+def _trained(layer: Layer, modules: list[nn.Module]) -> dict[Tensor, None]:
+    """The parameters that a layer's losses reach."""
+    every = dict.fromkeys(p for module in modules for p in module.parameters())
+    if not every or any(hasattr(p, "device_mesh") for p in every):
+        raise ImclError(_EMPTY.format(name=layer.name))
+    return {p: None for p in every if p.requires_grad}
+
+
+def _recomputes(module: nn.Module) -> bool:
+    """Whether its weight is computed from others, whose graph belongs to more than its run: pruned, normalised."""
+    return bool(module._forward_pre_hooks) or "parametrizations" in module._modules
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _as_read(layer: Layer, output: Tensor) -> Tensor:

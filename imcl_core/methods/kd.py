@@ -33,7 +33,7 @@ class Kd(Term):
     def attach(self, sites: Any, task: Any) -> None:
         if sites.teacher is None:
             raise ImclError("kd learns from a trained network: Collaboration(..., teacher=network).")
-        self.teacher = copy.deepcopy(sites.teacher).eval().requires_grad_(False)
+        self.teacher = _copied(sites.teacher).eval().requires_grad_(False)
 
     def keeps(self) -> dict[str, nn.Module]:
         return {"teacher": self.teacher}
@@ -54,6 +54,12 @@ class Kd(Term):
     def cost(self, counter: Counter) -> dict[str, Row]:
         teach = torch.no_grad()(lambda make: self.teacher(make(*counter.images)))
         return {self.name: (counter.parameters(self.teacher), *counter(teach))}
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    """A copy; weights that hooks recompute at every call, such as those of `weight_norm`, as plain numbers."""
+    left = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in left})
 
 
 def distillation_loss(teacher: Tensor, logits: Tensor, temperature: float = 2.0) -> Tensor:

@@ -46,7 +46,7 @@ class Out(OfPredictions):
         def forward(x: Tensor) -> Tensor:
             return hierarchical_dropout(classifier, x, self.settings.out_branches).flatten(0, 1)
 
-        with replaced_forward(classifier, forward):
+        with replaced_forward(network, self.branched, forward):
             yield
 
     def loss(self, step: Step) -> Tensor:

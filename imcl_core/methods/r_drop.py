@@ -42,9 +42,8 @@ class RDrop(OfPredictions):
 
     @contextmanager
     def around(self, network: nn.Module) -> Iterator[None]:
-        classifier = network.get_submodule(self.branched)
-        run = classifier.forward
-        with replaced_forward(classifier, lambda x: run(torch.cat([x, x]))):
+        run = network.get_submodule(self.branched).forward
+        with replaced_forward(network, self.branched, lambda x: run(torch.cat([x, x]))):
             yield
 
     def loss(self, step: Step) -> Tensor:
