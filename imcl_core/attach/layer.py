@@ -16,7 +16,7 @@ class Layer:
     modules: names of the modules whose parameters they reach.
     source, call: they read what the module of this name returns when it is called for the (`call` + 1)th time.
     shape: (C, H, W) of one image's features laid out as maps.
-    layout: "maps" (B, C, H, W), "channels last" (B, H, W, C) or "tokens" (B, T, C).
+    layout: "maps" (B, C, H, W), "channels last" (B, H, W, C), "tokens" (B, T, C) or "sequence first" (T, B, C).
     alone: the layer is one module with tensors alone as inputs, so that it can be run apart from the network.
     changed: the network changes these features in place later on, so that the losses need a copy.
     """
@@ -32,7 +32,9 @@ class Layer:
 
     def as_maps(self, features: Tensor) -> Tensor:
         """`features` as maps (B, C, H, W). Of tokens, the last H·W are taken: those of classes come first."""
-        if self.layout == "tokens":
+        if self.layout == "sequence first":
+            features = features.transpose(0, 1)
+        if self.layout in ("tokens", "sequence first"):
             _, height, width = self.shape
             return features[:, -height * width :].mT.unflatten(2, (height, width))
         return features.permute(0, 3, 1, 2) if self.layout == "channels last" else features

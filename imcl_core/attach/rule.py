@@ -5,8 +5,8 @@ and activation; an addition and the activation module behind it belong to it too
 that ends in the same addition. Its local losses read what the last of these modules returns: where the activation is a
 function call, what stands in front of it; normalisation in front of a convolution (DenseNet) belongs to no layer.
 Repeated blocks that hold linear layers (ConvNeXt, ViT) are one layer each.
-1×1 convolutions on one position (squeeze-and-excitation), convolutions that run more than once, and those of the
-classifier are left out.
+Left out are 1×1 convolutions on one position (squeeze-and-excitation) and others that make gates, on what a pool made
+flat; convolutions that run more than once or share a weight with another module; and those of the classifier.
 With `attach="blocks"` every repeated block is one layer, and so are the convolutions outside of them; where nothing
 repeats (VGG), the convolutions of one map size.
 """
@@ -18,7 +18,17 @@ from typing import Any
 from torch import nn
 
 from imcl_core.attach.layer import Layer
-from imcl_core.attach.trace import CONVOLUTION, Call, Trace, has_dropout, has_parameters, is_depthwise, is_features
+from imcl_core.attach.trace import (
+    CONVOLUTION,
+    Call,
+    Trace,
+    has_dropout,
+    has_filters,
+    has_image_rows,
+    has_parameters,
+    is_depthwise,
+    is_features,
+)
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -53,13 +63,20 @@ class Rule:
         weighted = [
             call
             for call in self.calls
-            if call.weighted and not is_depthwise(call.module) and not (call.pointwise and call.positions == 1)
+            if self._compared(call) and not (call.pointwise and call.positions == 1)
             and (not blocks or any(call.name.startswith(f"{block.name}.") for block in blocks))
         ]  # fmt: skip
         last_two = sorted({call.positions for call in weighted})[:2]
         weighted = [call for call in weighted if call.positions in last_two]
         chosen = [call for call in weighted if pointwise or not call.pointwise] or weighted
-        return list(dict.fromkeys(call.name for call in chosen))
+        return self.trace.each_once(dict.fromkeys(call.name for call in chosen))
+
+    def _compared(self, call: Call) -> bool:
+        """Whether a module has filters that `kernel` can compare, of maps or of tokens."""
+        if not call.weighted or is_depthwise(call.module) or not has_filters(call.module):
+            return False
+        on_maps = isinstance(call.module, nn.Linear) or self.trace.on_maps(call)
+        return on_maps and self.trace.adapter_of(call.module) is None
 
     def _blocks(self) -> list[Call]:
         """Modules of a class that repeats and holds two weights or more: the outermost that are no stages of blocks."""
@@ -68,7 +85,7 @@ class Rule:
             call
             for call in self.calls
             if call.name and not isinstance(call.module, _CONTAINERS)
-            and self.trace.runs_once(call) and is_features(call)
+            and self.trace.runs_once(call) and is_features(call) and has_image_rows(call.output)
             and sum(name.startswith(f"{call.name}.") for name in inner) > 1
         ]  # fmt: skip
         counts = Counter(type(call.module) for call in candidates)
@@ -92,7 +109,8 @@ class Rule:
         following = _Following(self.calls, calls)
         units: dict[Call, list[Call]] = {}
         for call in calls:
-            if isinstance(call.module, nn.Conv2d) and not (call.pointwise and call.positions == 1):
+            on_maps = isinstance(call.module, nn.Conv2d) and self.trace.on_maps(call)
+            if on_maps and not (call.pointwise and call.positions == 1):
                 chain = following.chain(call)
                 units.setdefault(chain[-1], []).extend(chain)
         found = []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imcl_core.attach.layer import Layer, find_modules
+from imcl_core.attach.layout import as_maps, channels_at
 from imcl_core.errors import ImclError
 from imcl_core.networks.classifier import DROPOUT
 
@@ -34,13 +35,13 @@ def check_logits(
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module. `before` and `after` are the autograd nodes of its input and of its output."""
+    """One call of a module. `inputs` are the autograd nodes of its inputs, `after` that of its output."""
 
     name: str
     module: nn.Module
     number: int
     pure: bool  # its inputs are tensors, and it leaves them as they are
-    before: Any
+    inputs: list[Any]
     output: Tensor | None
     after: Any = field(init=False)
     version: int = field(init=False)
@@ -48,6 +49,25 @@ class Call:
     def __post_init__(self) -> None:
         self.after = None if self.output is None else self.output.grad_fn
         self.version = 0 if self.output is None else self.output._version
+
+    @property
+    def before(self) -> Any:
+        """The node of its first input."""
+        return self.inputs[0] if self.inputs else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether what it returns comes of its inputs and its parameters alone: nothing that others left with it."""
+        own, todo, seen = set(self.module.parameters()), [self.after], set(self.inputs)
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable") and node.variable not in own:
+                return False
+            todo += [behind for behind, _ in node.next_functions]
+        return True
 
     @property
     def key(self) -> tuple[str, int]:
@@ -81,6 +101,10 @@ class Trace:
         self.calls: list[Call] = []
         with _evaluating(network), _watched(network, self.calls):
             self.logits = self._run()
+        self.owners: dict[Tensor, list[nn.Module]] = {}  # of each parameter
+        for module in network.modules():
+            for parameter in module._parameters.values():
+                self.owners.setdefault(parameter, []).append(module)
         self.by_name: dict[str, list[Call]] = {}
         for call in self.calls:
             self.by_name.setdefault(call.name, []).append(call)
@@ -144,11 +168,25 @@ class Trace:
                 f"Layer {name!r} returns {shape}, where local losses need maps (B, C, H, W) or tokens "
                 "(B, T, C): leave it out of `layers`."
             )
+        output = calls[0].output
+        if not has_image_rows(output):
+            return (
+                f"Layer {name!r} returns shape {tuple(output.shape)} for one image, so that its rows are no images: "
+                "leave it out of `layers`."
+            )
+        if output.ndim == 3 and channels_at(output) == 1:
+            return (
+                f"Layer {name!r} returns (B, C, T), channels before positions, where local losses need maps "
+                "(B, C, H, W) or tokens (B, T, C): leave it out of `layers`."
+            )
+        other = self.shared_with(calls[0].module)
+        if other is not None and not (calls[0].pure and calls[0].closed):
+            return f"Layer {name!r} shares weights with {other!r}: leave it out of `layers`."
         return None
 
     def layer_at(self, name: str, modules: list[Call], end: Call | None = None) -> Layer:
         end = end or modules[-1]
-        shape, layout = self._as_maps(end.output)
+        shape, layout = as_maps(end.output, self.image_shape[-2:] if len(self.image_shape) == 3 else (1, 1))
         return Layer(
             name=name,
             modules=tuple(call.name for call in modules),
@@ -156,25 +194,28 @@ class Trace:
             call=end.number,
             shape=shape,
             layout=layout,
-            alone=modules == [end] and end.pure,
+            alone=modules == [end] and end.pure and end.closed,
             changed=end.output._version > end.version,
         )
 
-    def _as_maps(self, output: Tensor) -> tuple[tuple[int, int, int], str]:
-        """Shape (C, H, W) and layout of an output: maps have the image's proportions."""
-        height, width = self.image_shape[-2:] if len(self.image_shape) == 3 else (1, 1)
-        if output.ndim == 3:
-            _, count, channels = output.shape
-            columns = min(count, max(1, math.isqrt(count * width // height)))
-            rows = max(1, min(count // columns, math.isqrt(count * height // width)))
-            return (channels, rows, columns), "tokens"
-        _, a, b, c = output.shape
-        if b * width != c * height and a * width == b * height:
-            return (c, a, b), "channels last"
-        return (a, b, c), "maps"
-
     def runs_once(self, call: Call) -> bool:
-        return len(self.by_name[call.name]) == 1
+        """Whether a module is called once, and none of its weights is another's too."""
+        return len(self.by_name[call.name]) == 1 and not self.shared_with(call.module)
+
+    def shared_with(self, module: nn.Module) -> str | None:
+        """The name of a module outside of this one that has a parameter of it."""
+        inside = set(module.modules())
+        others = {owner for p in module.parameters() for owner in self.owners[p]} - inside
+        return next((name for name, other in self.network.named_modules() if other in others), None)
+
+    def on_maps(self, call: Call) -> bool:
+        """Whether a convolution works on maps, and not on an attention's gates or on what a pool made flat."""
+        shape = call.output.shape
+        if len(shape) != 1 + len(self.image_shape):
+            return False
+        flat = len(shape) == 4 and 1 in shape[2:] and max(shape[2:]) > 1
+        later = (c.output for c in self.calls[self.calls.index(call) + 1 :] if c.output is not None)
+        return not (flat and any(o.ndim == 4 and min(o.shape[2:]) > 1 for o in later))
 
     def _kernel_problem(self, name: str) -> str | None:
         """Why L_kernel cannot apply to a module, in a sentence."""
@@ -188,7 +229,33 @@ class Trace:
             return (
                 f"{name!r} is depth-wise, one filter for each channel: kernel compares filters that see the same input."
             )
+        if not has_filters(module):
+            return (
+                f"{name!r} has no weight of a filter a row: kernel cannot compare packed or sharded weights, leave it "
+                "out of `kernels`."
+            )
+        if (whole := self.adapter_of(module)) is not None:
+            return (
+                f"{name!r} is a part of {whole!r}, which adds to a frozen weight what it trains, as LoRA does: kernel "
+                "would compare the parts, not the sum, so leave it out of `kernels`."
+            )
         return None
+
+    def adapter_of(self, module: nn.Module) -> str | None:
+        """The name of the adapter, such as LoRA, that a convolution or a linear layer is a part of."""
+        return next((c.name for c in self.calls if module in set(c.module.modules()) and self._is_adapter(c)), None)
+
+    def _is_adapter(self, call: Call) -> bool:
+        """Whether a module adds what it trains to what a frozen weight of its own makes of the same input."""
+        if not any(p.requires_grad and p.ndim > 1 for p in call.module.parameters()):
+            return False
+        parts = [call.module, *call.module.children()]
+        frozen = [m for m in parts if isinstance(m, CONVOLUTION | nn.Linear) and not m.weight.requires_grad]
+        return any(
+            part is call or (part.before in call.inputs and part.after in _summands(call.after))
+            for module in frozen
+            for part in (c for c in self.calls if c.module is module)
+        )
 
     def named_kernels(self, patterns: str | Sequence[str]) -> list[str]:
         """Convolutions and linear layers that `patterns` stand for; a full name that cannot be raises `ImclError`."""
@@ -201,7 +268,15 @@ class Trace:
                 names.append(name)
         if not names:
             raise ImclError(f"{patterns!r} matches no convolution or linear layer whose filters kernel can compare.")
-        return names
+        return self.each_once(names)
+
+    def each_once(self, names: Sequence[str]) -> list[str]:
+        """Names of modules without those that have a weight of one before them: known by two names, or tied."""
+        first: dict[Any, str] = {}
+        for name in names:
+            module = self.network.get_submodule(name)
+            first.setdefault(module._parameters.get("weight", module), name)
+        return list(first.values())
 
     def classifier(self) -> str:
         """The `nn.Sequential` with dropout that returns the logits."""
@@ -224,6 +299,31 @@ def has_parameters(module: nn.Module) -> bool:
 
 def is_features(call: Call) -> bool:
     return call.output is not None and call.output.ndim in (3, 4) and call.output.is_floating_point()
+
+
+def has_image_rows(output: Tensor) -> bool:
+    """Whether features of one image have it first, (1, …), or as the second dimension of three, (T, 1, C)."""
+    return 1 in output.shape[: 5 - output.ndim]
+
+
+def has_filters(module: nn.Module) -> bool:
+    """Whether the weight of a convolution or linear layer has the layout of its class, and can be compared."""
+    if isinstance(module, nn.Linear):
+        shape = (module.out_features, module.in_features)
+    else:
+        ends = (module.out_channels, module.in_channels // module.groups)
+        if module.transposed:
+            ends = (module.in_channels, module.out_channels // module.groups)
+        shape = (*ends, *module.kernel_size)
+    return module.weight.is_floating_point() and module.weight.shape == shape
+
+
+def _summands(node: Any) -> set[Any]:
+    """What a sum of sums adds: autograd nodes."""
+    if node is None or not node.name().startswith("AddBackward"):
+        return set()
+    terms = {term for term, _ in node.next_functions if term is not None}
+    return terms.union(*map(_summands, terms))
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -250,19 +350,19 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def _watched(network: nn.Module, calls: list[Call]) -> Iterator[None]:
     """Appends every call of a module to `calls` when it ends."""
-    started: list[tuple[Any, list[int]]] = []
+    started: list[tuple[list[Any], list[int]]] = []
     counts: Counter[nn.Module] = Counter()
 
     def begin(module: nn.Module, args: tuple) -> None:
         tensors = [x for x in args if isinstance(x, Tensor)]
-        started.append((tensors[0].grad_fn if tensors else None, [x._version for x in tensors]))
+        started.append(([x.grad_fn for x in tensors], [x._version for x in tensors]))
 
     def end(name: str) -> Callable:
         def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            before, versions = started.pop()
+            inputs, versions = started.pop()
             pure = not kwargs and all(isinstance(x, Tensor) for x in args) and versions == [x._version for x in args]
             result = output if isinstance(output, Tensor) else None
-            calls.append(Call(name, module, counts[module], pure, before, result))
+            calls.append(Call(name, module, counts[module], pure, inputs, result))
             counts[module] += 1
 
         return record

@@ -39,9 +39,12 @@ class Kernel(Term):
         """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
         module: nn.Module = self.network.get_submodule(name)
         groups, biased = getattr(module, "groups", 1), self.settings.kernel_biased
+        parts = module.weight.chunk(groups) if groups > 1 else [module.weight]
+        if getattr(module, "transposed", False):  # its weight has a row for each input
+            parts = [part.transpose(0, 1) for part in parts]
+        parts = [losses.kernel_loss(part, biased) for part in parts]
         if groups == 1:
-            return losses.kernel_loss(module.weight, biased)
-        parts = [losses.kernel_loss(part, biased) for part in module.weight.chunk(groups)]
+            return parts[0]
         return torch.linalg.vector_norm(torch.stack(parts))
 
     def cost(self, counter: Counter) -> dict[str, Row]:
