@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from imcl_core import losses
 from imcl_core.attach.layer import Layer
 from imcl_core.attach.sites import Sites
+from imcl_core.attach.trace import logits_of
 from imcl_core.errors import ImclError, needed
 from imcl_core.local import behind, read_behind, read_locally, uncompiled, with_gradients
 from imcl_core.measure.cost import Counter
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
 from imcl_core.settings import Settings
-from imcl_core.tasks.images import Images
+from imcl_core.tasks.images import Images, check_targets
 from imcl_core.tasks.pixels import Pixels, PixelSettings
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class MethodSettings(*dict.fromkeys(term.Settings for term in reversed(TERMS.val
 
     Of a term that is registered later, in a notebook, the settings are a class of their own: see `Collaboration`.
     """
+
+
+class Objective(dict[str, Tensor]):
+    """The terms of a call by name, and `logits`, (B, m): all with their gradients."""
+
+    def __init__(self, terms: dict[str, Tensor], logits: Tensor):
+        super().__init__(terms)
+        self.logits = logits
 
 
 class Collaboration(nn.Module):
@@ -55,7 +64,8 @@ class Collaboration(nn.Module):
     switches them off.
 
     Args:
-        network: one of `imcl_core.networks`, or any classifier from images to logits (B, m).
+        network: one of `imcl_core.networks`, or any classifier from images to logits (B, m), or to an object with
+            `logits`, as models of Hugging Face return.
         methods: ``"baseline"``, or terms joined by ``+``, such as ``"mid+pull-push+kernel"`` or ``"out+cutout"``.
         settings: weights, temperatures and shapes of the terms. A term whose settings are not among them has its
             defaults; those of a term of your own are its class, or one of several: ``class Mine(MethodSettings, Own)``.
@@ -69,6 +79,9 @@ class Collaboration(nn.Module):
             logits; a network without one can be given one made by `imcl_core.networks.classifier.make_classifier`.
         teacher: for `kd`, a trained network; a frozen copy of it is kept here, in evaluation mode.
         image_shape: (channels, height, width) of the images.
+        label_smoothing: portion of every label that all classes share, in every term.
+        ignore_label: images with this label count in no term; a GPU waits for their number. None: all have a label.
+            Of pixels it takes the place of the setting.
         seed: of the heads' own random stream: attaching them leaves every other draw as it was.
 
     Raises:
@@ -89,13 +102,17 @@ class Collaboration(nn.Module):
         classifier: str | None = None,
         teacher: nn.Module | None = None,
         image_shape: tuple[int, int, int] = (3, 32, 32),
+        label_smoothing: float = 0.0,
+        ignore_label: int | None = None,
         seed: int = 0,
     ):
         super().__init__()
         for given in (network, teacher):
             _check_plain(given)
         self.network, self.methods, self.settings = network, parse_methods(methods), settings or self.Settings()
-        self.image_shape, self.task = tuple(image_shape), self.Task(self.settings)
+        if not 0 <= label_smoothing <= 1:
+            raise ImclError(f"label_smoothing is a portion from 0 to 1, not {label_smoothing}.")
+        self.image_shape, self.task = tuple(image_shape), self.Task(self.settings, label_smoothing, ignore_label)
         self._check_methods()
         self._labels = Labels(self.settings)
         self._terms = {name: TERMS[name](_settings_for(TERMS[name], self.settings)) for name in self.methods}
@@ -212,15 +229,27 @@ class Collaboration(nn.Module):
         return self
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The objective, a scalar, of `images` (B, C, H, W) and `labels` (B,); without labels, logits (B, m)."""
+        """The objective, a scalar, of `images` (B, C, H, W) and `labels`; without labels, logits (B, m).
+
+        Labels are class indices (B,), or probabilities (B, m), such as those of MixUp and CutMix.
+        """
         if labels is None:
-            return self.network(images)
-        terms = self.objective(images, labels)
+            return logits_of(self.network(images))
+        terms, _ = self._objective(images, labels)
         self.terms = {name: value.detach() for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
-    def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of the objective by name, with its gradient: `forward` is their sum."""
+    def objective(self, images: Tensor, labels: Tensor) -> "Objective":
+        """Every weighted term of the objective by name, with its gradient: `forward` is their sum.
+
+        Its `logits`, (B, m), have their graph too, for a criterion of your own in the place of ``"hard"``; of several
+        predictions they are the mean.
+        """
+        terms, predictions = self._objective(images, labels)
+        return Objective(terms, predictions.mean(dim=0) if len(predictions) > 1 else predictions[0])
+
+    def _objective(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms by name, and the predictions (H, B, m)."""
         active = self._active
         comparing = next((name for name, term in self._terms.items() if term.compares), None)
         self.task.check(images, labels, comparing, self.image_shape if self.heads else None)
@@ -231,12 +260,12 @@ class Collaboration(nn.Module):
         with self.task.step(images, labels, any(term.compares for term in active)):
             seen, predictions = run(images, active)
             step = Step(images, labels, self.task, predictions, self.logits, self.progress, active[0].name)
-            _check_range(step.targets, predictions.shape[2])
+            check_targets(step.targets, predictions.shape[2])
             terms: dict[str, Tensor] = {}
             with torch.autocast(images.device.type, enabled=False):
                 for term in active:
                     terms = term.into(terms, seen[term.name], step)
-        return terms
+        return terms, predictions
 
     def _run(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
         """What the terms read, by term and place, and the predictions (H, B, m)."""
@@ -255,7 +284,7 @@ class Collaboration(nn.Module):
                     stack.enter_context(behind(self.network, place, change))
             for term in active:
                 stack.enter_context(term.around(self.network))
-            predictions = self.network(images)
+            predictions = logits_of(self.network(images))
         branches = max(term.branches(len(predictions), len(images)) for term in active)
         predictions = self.task.check_logits(predictions, branches * len(images))
         predictions = predictions.unflatten(0, (branches, len(images)))
@@ -327,15 +356,6 @@ def _check_plain(network: nn.Module | None) -> None:
         )
 
 
-def _check_range(labels: Tensor, num_classes: int) -> None:
-    """Refuses labels of no class; only where looking does not make a GPU wait, and where there is something to see."""
-    if type(labels) is not Tensor or labels.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    low, high = (int(label) for label in labels.aminmax())
-    if low < 0 or high >= num_classes:
-        raise ImclError(f"Labels must be in 0 ... {num_classes - 1} for {num_classes} classes; got {low} ... {high}.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(MethodSettings, PixelSettings):
     """The settings of a `DenseCollaboration`: those of the terms, and what only pixels have."""
@@ -344,9 +364,10 @@ class DenseSettings(MethodSettings, PixelSettings):
 class DenseCollaboration(Collaboration):
     """A network that labels pixels, with any subset of the four losses attached for training.
 
-    ``collaboration(images, labels).backward()`` as of a `Collaboration`, with `labels` (B, H, W) as large as the
-    images; logits (B, m, h, w) of another size are enlarged to that bilinearly, as are those of local classifiers.
-    Images may have another size in every batch. `logits` are the network's own, (B, m, h, w).
+    ``collaboration(images, labels).backward()`` as of a `Collaboration`, with `labels` (B, H, W), or probabilities
+    (B, m, H, W), as large as the images; logits (B, m, h, w) of another size are enlarged to that bilinearly, as are
+    those of local classifiers. Images may have another size in every batch. `logits` are the network's own,
+    (B, m, h, w).
 
     Args:
         network: from images to logits (B, m, h, w), such as `imcl_core.networks.UNet`.

@@ -19,19 +19,27 @@ def promote(x: Tensor) -> Tensor:
 
 
 def _check_logits(logits: Tensor, target: Tensor) -> None:
-    if logits.ndim != 2 or target.shape != logits.shape[:1]:
+    soft = target.is_floating_point()
+    if logits.ndim != 2 or target.shape != (logits.shape if soft else logits.shape[:1]):
         raise ImclError(
-            f"Logits must have shape (B, m) and targets (B,); got {tuple(logits.shape)} and {tuple(target.shape)}."
+            "Logits must have shape (B, m), and targets (B,), class indices, or (B, m), probabilities; got "
+            f"{tuple(logits.shape)} and {tuple(target.shape)} of {target.dtype}."
         )
+
+
+def _of_type(target: Tensor, z: Tensor) -> Tensor:
+    """Soft labels in the precision of logits; class indices as they are."""
+    return target.to(z.dtype) if target.is_floating_point() else target
 
 
 def hard_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross-entropy with the labels, `J_hard` of Eq. 1 (T = 1) and Eq. 5 (T = 2).
 
-    `logits` (B, m), `target` (B,) class indices; a scalar.
+    `logits` (B, m), `target` (B,) class indices, or probabilities (B, m); a scalar.
     """
     _check_logits(logits, target)
-    return F.cross_entropy(promote(logits) / temperature, target)
+    z = promote(logits) / temperature
+    return F.cross_entropy(z, _of_type(target, z))
 
 
 def soft_loss(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -72,12 +80,13 @@ def output_loss(
 ) -> Tensor:
     """Collaboration of the output layer, Eq. 3 and Eq. 4: each of H predictions learns from labels and peers.
 
-    `logits` (H, B, m), `target` (B,); a scalar. `t_squared` multiplies the soft part by T², as distillation does.
+    `logits` (H, B, m), `target` as of `hard_loss`; a scalar. `t_squared` multiplies the soft part by T², as
+    distillation does.
     """
     teachers = peer_targets(logits, temperature, detach)
     _check_logits(logits[0], target)
     rows = logits.flatten(0, 1)  # all predictions in one call each: a mean over the batch and over H
-    hard = hard_loss(rows, target.repeat(len(logits)))
+    hard = hard_loss(rows, torch.cat([target] * len(logits)))
     soft = soft_loss(teachers.flatten(0, 1), rows, temperature)
     return alpha * hard + (1 - alpha) * (temperature**2 if t_squared else 1.0) * soft
 
@@ -94,8 +103,8 @@ def intermediate_losses(
     """Collaboration of intermediate layers, Eq. 5-7: each local classifier learns from labels and deeper layers.
 
     `local_logits`: (B, m) for each layer, shallowest first; `final_logits` (B, m), the network's own output;
-    `target` (B,). Returns one loss per layer, (len(local_logits),). Teachers are constants. With `own` a layer's own
-    logits join the sum of Eq. 6 while its divisor stays N - i, both as printed.
+    `target` as of `hard_loss`. Returns one loss per layer, (len(local_logits),). Teachers are constants. With `own` a
+    layer's own logits join the sum of Eq. 6 while its divisor stays N - i, both as printed.
     """
     if any(z.shape != final_logits.shape for z in local_logits):
         raise ImclError(f"Every layer's logits must have the shape of the network's, {tuple(final_logits.shape)}.")
@@ -108,7 +117,11 @@ def intermediate_losses(
     divisor = torch.arange(count, 0, -1, dtype=z.dtype, device=z.device)[:, None, None] * temperature
     teachers = F.softmax(deeper / divisor, dim=2)
     log_probabilities = F.log_softmax(z / temperature, dim=2)
-    hard = F.nll_loss(log_probabilities.flatten(0, 1), target.repeat(count), reduction="none").unflatten(0, (count, -1))
+    if target.is_floating_point():
+        hard = -(_of_type(target, z) * log_probabilities).sum(dim=2)
+    else:
+        every = log_probabilities.flatten(0, 1), target.repeat(count)
+        hard = F.nll_loss(*every, reduction="none").unflatten(0, (count, -1))
     soft = -(teachers * log_probabilities).sum(dim=2)
     return (alpha * hard + beta * soft).mean(dim=1)
 

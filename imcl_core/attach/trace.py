@@ -19,10 +19,16 @@ from imcl_core.networks.classifier import DROPOUT
 CONVOLUTION = nn.modules.conv._ConvNd  # the base class of all of them
 
 
+def logits_of(output: Any) -> Any:
+    """The `logits` of what a model of Hugging Face returns; what others return as it is."""
+    return getattr(output, "logits", output)
+
+
 def check_logits(
     logits: Any, rows: int, form: str = "(B, m)", users: str = "Collaboration is for classifiers"
 ) -> Tensor:
     """`logits`, where they are a tensor of `rows` rows and as many dimensions as `form` names; else `ImclError`."""
+    logits = logits_of(logits)
     if not isinstance(logits, Tensor):
         raise ImclError(
             f"The network returns a {type(logits).__name__}, not logits {form} alone: wrap it in a module that returns "
@@ -30,6 +36,11 @@ def check_logits(
         )
     if logits.ndim != 1 + form.count(",") or len(logits) != rows:
         raise ImclError(f"The network returns shape {tuple(logits.shape)} for {rows} rows, not logits {form}: {users}.")
+    if logits.shape[1] < 2:
+        raise ImclError(
+            "The network returns logits of one class, whose cross-entropy is always 0: let it return two, such as "
+            "those of background and foreground."
+        )
     return logits
 
 

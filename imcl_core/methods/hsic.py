@@ -34,12 +34,12 @@ class Hsic(Term):
         self.reads, self.task = sites.layers(), task
 
     def read(self, place: Layer, maps: Tensor) -> Tensor:
-        return normalised_kernel(maps, self.settings.hsic_sigma)
+        return normalised_kernel(self.task.compared(maps), self.settings.hsic_sigma)
 
     @uncompiled
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s, one_hot = self.settings, self.task.one_hot(step.labels, step.logits)
-        x, y = (normalised_kernel(values, s.hsic_sigma) for values in (step.images, one_hot))
+        x, y = (normalised_kernel(values, s.hsic_sigma) for values in (self.task.compared(step.images), one_hot))
         return {self.named(p): s.hsic_weight * hsic_loss(seen[p.name], x, y, s.hsic_beta) for p in self.reads}
 
 

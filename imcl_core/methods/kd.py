@@ -48,7 +48,7 @@ class Kd(Term):
 
     def into(self, terms: dict[str, Tensor], seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         alpha = self.factor * self.settings.kd_alpha
-        taught = distillation_loss(seen[""], step.predictions, self.settings.kd_temperature)
+        taught = distillation_loss(step.rows(seen[""]), step.rows(step.predictions), self.settings.kd_temperature)
         return terms | {step.first: (1 - alpha) * terms[step.first], self.name: alpha * taught}
 
     def cost(self, counter: Counter) -> dict[str, Row]:

@@ -31,6 +31,7 @@ class LabelSmoothing(OfPredictions):
 def smoothed_loss(logits: Tensor, target: Tensor, epsilon: float = 0.1) -> Tensor:
     """Cross-entropy with (1 - ε) y + ε / m in place of the one-hot label y (Szegedy et al. 2016, Sec. 7).
 
-    `logits` (B, m), `target` (B,) class indices; a scalar, the mean over the batch. At ε = 0 it is `losses.hard_loss`.
+    `logits` (B, m), `target` as of `hard_loss`; a scalar, the mean over the batch. At ε = 0 it is `losses.hard_loss`.
     """
-    return F.cross_entropy(losses.promote(logits), target, label_smoothing=epsilon)
+    z = losses.promote(logits)
+    return F.cross_entropy(z, target.to(z.dtype) if target.is_floating_point() else target, label_smoothing=epsilon)

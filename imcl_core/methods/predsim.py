@@ -39,12 +39,13 @@ class PredSim(Term):
 
     def read(self, place: Layer, maps: Tensor) -> tuple[Tensor, Tensor]:
         logits, compared = self.heads[place.name](maps)
-        return logits, losses.similarity_matrix(compared)
+        return logits, losses.similarity_matrix(self.task.compared(compared))
 
     def losses(self, seen: dict[str, tuple[Tensor, Tensor]], step: Step) -> dict[str, Tensor]:
         s, target = self.settings, losses.similarity_matrix(self.task.one_hot(step.labels, step.logits))
         return {
-            self.named(p): s.predsim_weight * predsim_loss(*seen[p.name], step.labels, target, s.predsim_beta)
+            self.named(p): s.predsim_weight
+            * predsim_loss(step.rows(seen[p.name][0]), seen[p.name][1], step.targets, target, s.predsim_beta)
             for p in self.reads
         }
 
@@ -73,6 +74,6 @@ def predsim_loss(
 ) -> Tensor:
     """(1 - β) · cross-entropy + β · mean squared difference of similarity matrices.
 
-    `logits` (B, m), `target` (B,), both similarities (B, B) as of `losses.similarity_matrix`; a scalar.
+    `logits` (B, m), `target` as of `hard_loss`, both similarities (B, B) as of `losses.similarity_matrix`; a scalar.
     """
     return (1 - beta) * losses.hard_loss(logits, target) + beta * F.mse_loss(similarity, target_similarity)

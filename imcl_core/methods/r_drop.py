@@ -56,8 +56,8 @@ class RDrop(OfPredictions):
 def rdrop_loss(predictions: Tensor, target: Tensor, alpha: float = 0.6) -> Tensor:
     """½ (CE₁ + CE₂) + α/4 (KL(p₁‖p₂) + KL(p₂‖p₁)), half of Eq. 4 of Liang et al. 2021.
 
-    Half, so that the labels weigh as in the baseline. `predictions` (2, B, m) logits, `target` (B,); a scalar, the mean
-    over the batch. Gradients reach both predictions by both divergences.
+    Half, so that the labels weigh as in the baseline. `predictions` (2, B, m) logits, `target` as of `hard_loss`; a
+    scalar, the mean over the batch. Gradients reach both predictions by both divergences.
     """
     hard = torch.stack([losses.hard_loss(z, target) for z in predictions]).mean()
     p, q = F.log_softmax(losses.promote(predictions), dim=2)

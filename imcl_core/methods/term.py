@@ -52,7 +52,8 @@ class Step:
 
     @property
     def targets(self) -> Tensor:
-        return self.task.targets(self.labels)
+        """What each prediction is to be: class indices (B,), or probabilities (B, m)."""
+        return self.task.targets(self.labels, self.logits)
 
     def rows(self, logits: Tensor) -> Tensor:
         """Logits (…, B, m), a row for each of `targets`."""

@@ -1,6 +1,7 @@
 """What a label is of: here of an image. Terms ask their task, and so need not know."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,12 +16,16 @@ from imcl_core.networks.classifier import LocalClassifier
 
 
 class Images:
-    """One label an image: labels (B,), logits (B, m)."""
+    """One label an image: labels (B,), or probabilities (B, m), and logits (B, m).
+
+    Labels are smoothed by `smoothing`, and images whose label is `ignored` count in no term.
+    """
 
     check_logits = staticmethod(check_logits)
 
-    def __init__(self, settings: Any):
-        self.settings, self.num_classes = settings, 0
+    def __init__(self, settings: Any, smoothing: float = 0.0, ignored: int | None = None):
+        self.settings, self.smoothing, self.ignored, self.num_classes = settings, smoothing, ignored, 0
+        self._counted: Tensor | None = None  # which images of a step count, where not all may
 
     def takes(self, term: type) -> bool:
         """Whether a method is for such labels."""
@@ -28,27 +33,45 @@ class Images:
 
     def step(self, images: Tensor, labels: Tensor, comparing: bool) -> AbstractContextManager:
         """Encloses a step, in which a term may be `comparing` what there are labels of."""
-        return nullcontext()
+        return nullcontext() if self.ignored is None or labels.is_floating_point() else self._counting(labels)
 
-    def targets(self, labels: Tensor) -> Tensor:
-        """What each prediction is to be, (B,)."""
-        return labels
+    @contextmanager
+    def _counting(self, labels: Tensor) -> Iterator[None]:
+        self._counted = labels != self.ignored
+        try:
+            yield
+        finally:
+            self._counted = None
+
+    def targets(self, labels: Tensor, like: Tensor) -> Tensor:
+        """What each prediction is to be, (B,), or (B, m) where labels are soft or smoothed; `like` the logits."""
+        labels = self._kept(labels)
+        return self._soft(labels, like, like.shape[1]) if self.smoothing else labels
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (…, B, m), a row for each of `targets`."""
-        return logits
+        return logits if self._counted is None else logits[..., self._counted, :]
 
     def compared(self, maps: Tensor) -> Tensor:
-        """What pull-push compares of projected maps (B, C, H, W): the maps of all images."""
-        return maps
+        """What is compared of maps (B, C, H, W) or images: those of all images that count."""
+        return self._kept(maps)
 
     def one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
-        return F.one_hot(labels, self.num_classes).to(losses.promote(like).dtype)
+        """Labels as numbers that can be compared: (B, m), smoothed or soft ones as they are."""
+        return self._soft(self._kept(labels), like, self.num_classes)
+
+    def _kept(self, rows: Tensor) -> Tensor:
+        return rows if self._counted is None else rows[self._counted]
+
+    def _soft(self, labels: Tensor, like: Tensor, classes: int) -> Tensor:
+        soft = labels if labels.is_floating_point() else F.one_hot(labels, classes)
+        soft = soft.to(losses.promote(like).dtype)
+        return (1 - self.smoothing) * soft + self.smoothing / soft.shape[-1] if self.smoothing else soft
 
     @torch.no_grad()
     def similarities(self, images: Tensor, labels: Tensor, centre: str) -> tuple[Tensor, Tensor]:
         """S(y) and S(x) of Eq. 9."""
-        one_hot = self.one_hot(labels, images)
+        one_hot, images = self.one_hot(labels, images), self.compared(images)
         return losses.similarity_matrix(one_hot, centre), losses.similarity_matrix(images, centre)
 
     def local_classifier(self, place: Layer, pool: int, width: int) -> nn.Module:
@@ -57,11 +80,17 @@ class Images:
         return LocalClassifier(channels, tuple(size), self.num_classes, pool, width)
 
     def check(self, images: Tensor, labels: Tensor, comparing: str | None, sized: tuple | None) -> None:
-        """Refuses what the losses cannot use; looks at shapes and types alone, so that a GPU need not wait."""
-        check_labels(labels, (len(images),), len(images))
-        if len(images) < (2 if comparing else 1):
-            why = f"{comparing} compares images with one another" if len(images) else "there is nothing to learn from"
-            raise ImclError(f"A batch of {len(images)} is too small, {why}: leave the last one out (drop_last=True).")
+        """Refuses what the losses cannot use; looks at shapes and types alone, so that a GPU need not wait.
+
+        Where labels are ignored it counts the others, for which a GPU waits.
+        """
+        check_labels(labels, (), len(images))
+        whole = self.ignored is None or labels.is_floating_point()
+        count = len(images) if whole else int((labels != self.ignored).sum())
+        if count < (2 if comparing else 1):
+            why = f"{comparing} compares images with one another" if count else "there is nothing to learn from"
+            which = "leave the last one out (drop_last=True)" if whole else "skip it"
+            raise ImclError(f"A batch of {count} {'' if whole else 'that count '}is too small, {why}: {which}.")
         if sized and images.shape[2:] != sized[1:]:
             raise ImclError(
                 f"The heads were made for images of {sized[1:]}, not {tuple(images.shape[2:])}: pass "
@@ -69,10 +98,36 @@ class Images:
             )
 
 
-def check_labels(labels: Tensor, shape: tuple[int, ...], count: int) -> None:
-    """Refuses labels of another type or shape than `count` images need."""
-    if labels.dtype != torch.int64 or labels.shape != shape:
+def check_labels(labels: Tensor, sides: tuple[int, ...], count: int) -> None:
+    """Refuses labels of another type or shape than `count` images need, of pixels with an image's `sides`."""
+    soft = labels.is_floating_point() and labels.ndim == 2 + len(sides)
+    shape = (count, labels.shape[1], *sides) if soft else (count, *sides)
+    if labels.shape != shape or not (soft or labels.dtype == torch.int64):
+        probabilities = str((count, "m", *sides)).replace("'", "")
         raise ImclError(
-            f"Labels must be class indices, int64 of shape {shape} for {count} images; got "
-            f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
+            f"Labels must be class indices, int64 of shape {(count, *sides)} for {count} images, or probabilities of "
+            f"shape {probabilities}; got {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}."
+        )
+
+
+def check_targets(targets: Tensor, num_classes: int) -> None:
+    """Refuses labels of no class, and soft ones that are no probabilities of all classes.
+
+    Looks at values only where that does not make a GPU wait, and where there is something to see.
+    """
+    soft = targets.is_floating_point()
+    if soft and targets.shape[1] != num_classes:
+        raise ImclError(f"Soft labels have {targets.shape[1]} columns, and the network {num_classes} classes.")
+    if type(targets) is not Tensor or targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if soft:
+        if targets.min() < 0 or (targets.sum(dim=1) - 1).abs().max() > 0.01:
+            raise ImclError("Soft labels must be probabilities, whose sum is 1: divide them by their sum.")
+        return
+    low, high = (int(label) for label in targets.aminmax())
+    if low < 0 or high >= num_classes:
+        hint = f", or, where {low} stands for no label, pass ignore_label={low} to Collaboration" if low < 0 else ""
+        raise ImclError(
+            f"Labels must be in 0 ... {num_classes - 1} for {num_classes} classes; got {low} ... {high}: number them "
+            f"from 0{hint}."
         )

@@ -47,12 +47,15 @@ class PixelSettings(Settings):
 
 
 class Pixels(Images):
-    """One label a pixel: labels (B, H, W), logits (B, m, h, w), enlarged to the labels' size."""
+    """One label a pixel: labels (B, H, W), or probabilities (B, m, H, W); logits (B, m, h, w), enlarged to that size.
+
+    Pixels with the label `ignored`, and those whose probabilities are all 0, count in no term.
+    """
 
     check_logits = staticmethod(check_maps)
 
-    def __init__(self, settings: Any):
-        super().__init__(settings)
+    def __init__(self, settings: Any, smoothing: float = 0.0, ignored: int | None = None):
+        super().__init__(settings, smoothing, settings.ignore_label if ignored is None else ignored)
         self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
 
     def takes(self, term: type) -> bool:
@@ -74,17 +77,19 @@ class Pixels(Images):
         return places[order[: self.settings.pp_pixels]].unbind(1)
 
     def _counts(self, labels: Tensor) -> Tensor:
-        return labels != self.settings.ignore_label
+        return labels.sum(dim=1) > 0 if labels.is_floating_point() else labels != self.ignored
 
-    def targets(self, labels: Tensor) -> Tensor:
-        return labels[self._counts(labels)]
+    def targets(self, labels: Tensor, like: Tensor) -> Tensor:
+        counts = self._counts(labels)
+        labels = (labels.movedim(1, -1) if labels.is_floating_point() else labels)[counts]
+        return self._soft(labels, like, like.shape[1]) if self.smoothing else labels
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (…, B, m, h, w) at the P pixels that count: (…, P, m)."""
         *more, batch = logits.shape[:-3]
         z = losses.promote(logits).flatten(0, -4)
-        if z.shape[2:] != labels.shape[1:]:
-            z = F.interpolate(z, size=labels.shape[1:], mode="bilinear")
+        if z.shape[2:] != labels.shape[-2:]:
+            z = F.interpolate(z, size=labels.shape[-2:], mode="bilinear")
         return z.movedim(1, -1).unflatten(0, (*more, batch))[..., self._counts(labels), :]
 
     def compared(self, maps: Tensor) -> Tensor:
@@ -101,7 +106,9 @@ class Pixels(Images):
     @torch.no_grad()
     def similarities(self, images: Tensor, labels: Tensor, centre: str) -> tuple[Tensor, Tensor]:
         counts = self._counts(labels)
-        one_hot = self.one_hot(labels.where(counts, 0), images)
+        soft = labels.is_floating_point()
+        one_hot = labels.movedim(1, -1) if soft else labels.where(counts, 0)
+        one_hot = self._soft(one_hot, images, self.num_classes)
         if self._pixels is None:
             portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
             return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
@@ -116,11 +123,11 @@ class Pixels(Images):
         return LocalSegmenter(place.shape[0], self.num_classes, width)
 
     def check(self, images: Tensor, labels: Tensor, comparing: str | None, sized: tuple | None) -> None:
-        check_labels(labels, (len(images), *images.shape[2:]), len(images))
+        check_labels(labels, tuple(images.shape[2:]), len(images))
         if comparing and not self.settings.pp_pixels and len(images) < 2:
             raise ImclError(
                 f"A batch of 1 is too small, {comparing} compares images with one another: leave the last one out "
                 "(drop_last=True), or let pp_pixels be more than 0."
             )
         if not self._counts(labels).any():
-            raise ImclError(f"No pixel of this batch counts, all have the label {self.settings.ignore_label}: skip it.")
+            raise ImclError(f"No pixel of this batch counts, all have the label {self.ignored}: skip it.")

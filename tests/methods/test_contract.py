@@ -169,7 +169,7 @@ def test_capturable_as_it_says(name, monkeypatch):
                 asked.append(function.__name__)
             return function(*args, **kwargs or {})
 
-    monkeypatch.setattr("imcl_core.collaboration._check_range", lambda labels, count: None)  # looks on the CPU alone
+    monkeypatch.setattr("imcl_core.collaboration.check_targets", lambda labels, count: None)  # looks on the CPU alone
     with Watched():
         collaboration(images, labels).backward()
     assert asked == []
