@@ -70,6 +70,7 @@ def train(
     data_folder: DataFolder = None,
     device: Device = None,
     quiet: Annotated[bool, "no progress bar"] = False,
+    save_every: Annotated[float, "seconds from one checkpoint to the next; 0: after every epoch"] = 30.0,
     **settings: RunConfig,
 ) -> None:
     """Train one network and write its record.
@@ -83,7 +84,8 @@ def train(
     from imcl_core.training.run import train as train_one
 
     config = RunConfig(**settings)
-    record = train_one(config, out=out, data_folder=data_folder, device=device, progress=not quiet)
+    options = {"data_folder": data_folder, "device": device, "progress": not quiet, "save_every": save_every}
+    record = train_one(config, out=out, **options)
     on = "held-out" if config.validation else "test"
     print(
         f"{config.model} {config.methods} on {config.dataset}: {on} error {record.last_error:.2f} % after "

@@ -149,7 +149,8 @@ class Collaboration(nn.Module):
         parameter = next(self.network.parameters())
         with torch.random.fork_rng(devices=[]):
             for term in self._terms.values():
-                torch.manual_seed(seed)  # a method's heads are the same whichever others are on
+                # A method's heads are the same whichever others are on. `torch.manual_seed` would seed GPUs too.
+                torch.default_generator.manual_seed(seed)
                 for place in term.reads:
                     if (head := term.head(place)) is not None:
                         term.heads[place.name] = head.to(parameter.device, parameter.dtype)

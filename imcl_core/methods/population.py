@@ -80,7 +80,7 @@ class Population(nn.Module):
         self.levels = list(levels)
         self.copies = nn.ModuleList()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed GPUs too
             for part, (_, count) in zip(self._parts(), self.levels, strict=True):
                 self.copies.append(nn.ModuleList(_fresh_copy(part) for _ in range(count - 1)))
         self.terms: dict[str, Tensor] = {}

@@ -84,7 +84,7 @@ def fit(
     how, settings = how or Segmentation(), settings or DenseSettings()
     train, test = mosaics(how.scenes), mosaics(how.test_scenes, seed=2 if validation else 1)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = UNet(len(SCENE_CLASSES), how.width, how.dropout)
         shape = tuple(train.images.shape[1:])
         collaboration = DenseCollaboration(network, methods, settings=settings, image_shape=shape, seed=seed)

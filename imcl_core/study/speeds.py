@@ -1,5 +1,6 @@
 """How long a run takes on a device: what a budget, and what is left of a table, are reckoned with."""
 
+import io
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from imcl_core.data.sets import load
 from imcl_core.training.config import RunConfig
 from imcl_core.training.machine import device_name
 from imcl_core.training.record import Record
-from imcl_core.training.run import Run
+from imcl_core.training.run import SAVE_EVERY, Run
 
 TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how fast a run is
 TRIAL_SECONDS = 20  # with less time left no trial is worth it
@@ -22,19 +23,18 @@ class Speeds:
 
     def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
         self.device, self.data_folder = device, data_folder
-        self.measured: dict[tuple, list[tuple[float, float]]] = {}
+        self.measured: dict[tuple, list[tuple[float, float, float]]] = {}  # images/s, an evaluation, the rest
         for record in records:
             if record.run["device"] == device_name(device):
-                evaluation = record.run["evaluation_seconds"] / record.config.evaluations
-                self.measured.setdefault(record.config.like, []).append((record.images_per_s, evaluation))
+                self.measured.setdefault(record.config.like, []).append(_parts(record))
 
     def seconds(self, config: RunConfig) -> float | None:
         """From records alone; None where there is none like it."""
         like = self.measured.get(config.like)
         if not like:
             return None
-        images_per_s, evaluation = (statistics.median(column) for column in zip(*like, strict=True))
-        return config.epochs * config.images / images_per_s + config.evaluations * evaluation
+        images_per_s, evaluation, rest = (statistics.median(column) for column in zip(*like, strict=True))
+        return config.epochs * config.images / images_per_s + config.evaluations * evaluation + rest
 
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
@@ -45,13 +45,14 @@ class Speeds:
         seconds = self.seconds(config)
         return seconds is not None and seconds <= left
 
-    def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float]]] | None:
+    def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float, float]]] | None:
         """What is measured of runs like it, to be told to another process."""
         like = config.like
         return (like, self.measured[like]) if like in self.measured else None
 
     def measure(self, config: RunConfig) -> None:
-        """Times a few steps and an evaluation of the run."""
+        """Times a few steps and an evaluation of the run, and a checkpoint of it, as `train` writes one."""
+        began = time.monotonic()
         data = load(
             config.dataset,
             folder=self.data_folder,
@@ -63,10 +64,24 @@ class Speeds:
         )
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            self.measured[config.like] = [Run(config, data, self.device).trial(TRIAL_STEPS)]
+            run = Run(config, data, self.device)
+            images_per_s, evaluation = run.trial(TRIAL_STEPS)
+        saving = time.monotonic()
+        torch.save(run.state_dict(), io.BytesIO())
+        ended = time.monotonic()
+        slower = 1 + (ended - saving) / SAVE_EVERY
+        self.measured[config.like] = [(images_per_s / slower, evaluation, ended - began)]
 
     def time_left(self, configs: Sequence[RunConfig]) -> str:
         """What the runs take together, as `imcl status` says it: hours, and how many of them nothing is known of."""
         known = [seconds for config in configs if (seconds := self.seconds(config)) is not None]
         unmeasured = len(configs) - len(known)
         return f"{sum(known) / 3600:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")
+
+
+def _parts(record: Record) -> tuple[float, float, float]:
+    """Images a second, seconds of an evaluation, and what a run took beside both: starting, checkpoints."""
+    config, run = record.config, record.run
+    all_of_it = run["seconds"] + run.get("rest_seconds", 0.0)
+    rest = all_of_it - run["evaluation_seconds"] - config.epochs * config.images / record.images_per_s
+    return record.images_per_s, run["evaluation_seconds"] / config.evaluations, max(0.0, rest)

@@ -4,7 +4,7 @@ import datetime
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,25 @@ def processes(device: torch.device) -> Iterator[int]:
     Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
     similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
     """
+    on_gpu = device.type == "cuda"
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
-    if started:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield distributed.get_rank() if distributed.is_initialized() else 0
-    finally:
+    with torch.cuda.device(device) if on_gpu else nullcontext():  # streams and communication are of the current one
         if started:
-            distributed.destroy_process_group()
+            distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+        try:
+            yield distributed.get_rank() if distributed.is_initialized() else 0
+        finally:
+            if started:
+                distributed.destroy_process_group()
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name; without one a GPU where there is one, else the CPU."""
+    """The device of that name; without one a GPU where there is one, else the CPU.
+
+    Of several processes that `torchrun` started here, each has a GPU of its own, unless the name has a number.
+    """
+    local = os.environ.get("LOCAL_RANK", "0")
     if name is None:
-        local = os.environ.get("LOCAL_RANK", "0")
         return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     kind = str(name).split(":")[0]
     if kind not in ("cpu", "cuda"):
@@ -44,7 +49,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         )
     if kind == "cuda" and not torch.cuda.is_available():
         raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
-    return torch.device(name)
+    return torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -71,8 +76,17 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+def forget_peak(device: torch.device) -> None:
+    """Starts `peak_memory` afresh; on a CPU only where the system knows how."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM falls to what the process holds now
+
+
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the allocator's peak on a GPU; elsewhere the largest the whole process has been (0 where unknown)."""
+    """Bytes, since `forget_peak`: the allocator's peak on a GPU, elsewhere the whole process's (0 where unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

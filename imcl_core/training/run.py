@@ -1,6 +1,7 @@
 """One run: a configuration in, a record out. Read it from top to bottom."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import Files
-from imcl_core.training.machine import choose_device, environment, peak_memory, processes
+from imcl_core.training.machine import choose_device, environment, forget_peak, peak_memory, processes
 from imcl_core.training.record import Record, finished_record, write_record
 from imcl_core.training.step import make_step
+
+SAVE_EVERY = 30  # seconds of training, at the least, from one checkpoint to the next
 
 
 def train(
@@ -37,14 +40,16 @@ def train(
     device: str | torch.device | None = None,
     progress: bool = True,
     return_collaboration: bool = False,
+    save_every: float = SAVE_EVERY,
     after_epoch: Callable[["Run"], None] | None = None,
 ) -> Record | tuple[Record, Collaboration | Population]:
     """Trains one network and reports every epoch: the record, with `return_collaboration` also what was trained.
 
-    With `out`, a folder: a checkpoint is written there after every epoch, and at the end `<name>.json`, the record,
-    `<name>.network.pt`, the plain network's weights, and `<name>.npz`, small arrays of it for figures. An interrupted
-    run resumes from its checkpoint and gives the same record; a finished one is not trained again, unless its
-    `Collaboration` is asked for. On a CPU the record depends on the configuration and the number of threads alone.
+    With `out`, a folder: a checkpoint is written there after an epoch where `save_every` seconds have passed since the
+    last one, and where the run is interrupted; at the end `<name>.json`, the record, `<name>.network.pt`, the network's
+    weights, and `<name>.npz`, small arrays of it. A run resumes from its checkpoint and gives the same record; a
+    finished one is not trained again, unless its `Collaboration` is asked for. On a CPU the record depends on the
+    configuration and the number of threads alone.
 
     Where a method has a teacher, a baseline, that is taken from `out`, or trained first: `config.teacher`.
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.
@@ -58,7 +63,8 @@ def train(
     device = choose_device(device)
     with processes(device) as rank:
         shown = progress and rank == 0
-        run = _trained(config, files, rank, after_epoch, data_folder=data_folder, device=device, progress=shown)
+        keeper = checkpoints.Keeper(files.checkpoint if files and rank == 0 else None, save_every)
+        run = _trained(config, files, keeper, after_epoch, data_folder=data_folder, device=device, progress=shown)
         record = run.record()
         if files and rank == 0:
             _write(files, record, run.collaboration.network, run.data)
@@ -68,7 +74,7 @@ def train(
 def _trained(
     config: RunConfig,
     files: Files | None,
-    rank: int,
+    keeper: checkpoints.Keeper,
     after_epoch: Callable[["Run"], None] | None,
     *,
     data_folder: str | Path | None,
@@ -77,6 +83,8 @@ def _trained(
 ) -> "Run":
     """A run at its end; the caller's random numbers are left as they were."""
     where = {"data_folder": data_folder, "device": device, "progress": progress}
+    teacher = _teacher_weights(config.teacher, out=files and files.folder, **where) if config.teacher else None
+    began = time.perf_counter()
     data = load(
         config.dataset,
         folder=data_folder,
@@ -87,7 +95,6 @@ def _trained(
         device=device,
         progress=progress,
     )
-    teacher = _teacher_weights(config.teacher, out=files and files.folder, **where) if config.teacher else None
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
         run = Run(config, data, device)
@@ -95,7 +102,8 @@ def _trained(
             run.collaboration.teacher.load_state_dict(teacher)
         if files and files.checkpoint.exists():
             run.load_state_dict(checkpoints.load(files.checkpoint, device))
-        run.finish(files if rank == 0 else None, progress, after_epoch)
+        run.finish(keeper, progress, after_epoch)
+    run.rest = time.perf_counter() - began - run.timed
     return run
 
 
@@ -136,12 +144,20 @@ class Run:
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
         capturable = all(term.capturable for term in config.terms)
         self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
-        self.evaluated_at_once = 250 if device.type == "cpu" else 1000  # more do not fit into a processor's cache
+        self.evaluated_at_once = images_at_once(device, config.side)
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
+        self.timed = 0.0  # of `seconds`, what was spent here
+        self.rest = 0.0  # seconds beside them: to start, to keep checkpoints
+        self.peak = 0  # bytes, while it trained
 
-    def finish(self, files: Files | None, progress: bool, after_epoch: Callable[["Run"], None] | None = None) -> None:
-        """Trains the epochs that are left, each followed by a checkpoint, and by an evaluation where one is due."""
+    def finish(
+        self,
+        keeper: checkpoints.Keeper,
+        progress: bool,
+        after_epoch: Callable[["Run"], None] | None = None,
+    ) -> None:
+        """Trains the epochs that are left, each followed by an evaluation where one is due, and kept."""
         steps, shown = len(self.batches), {}
         with tqdm(
             total=self.config.epochs * steps * self.config.batch_size,
@@ -152,20 +168,30 @@ class Run:
             disable=not progress,
             dynamic_ncols=True,
         ) as bar:
-            for epoch in range(len(self.curve), self.config.epochs):
-                started = time.perf_counter()
-                trained = self.train_epoch(epoch, bar)
-                evaluating = time.perf_counter()
-                self.curve.append(trained | (self.evaluate() if self.config.evaluates(epoch) else {}))
-                self.seconds.append((evaluating - started, time.perf_counter() - evaluating))
-                shown |= {"loss": f"{trained['loss']:.3f}"}
-                if self.config.evaluates(epoch):
-                    shown |= {"error": f"{self.curve[-1]['test_error']:.2f}%"}
-                bar.set_postfix(shown)
-                if files and epoch + 1 < self.config.epochs:
-                    checkpoints.save(files.checkpoint, self.state_dict())
-                if after_epoch:
-                    after_epoch(self)
+            try:
+                for epoch in range(len(self.curve), self.config.epochs):
+                    self._epoch(epoch, bar)
+                    shown |= {"loss": f"{self.curve[-1]['loss']:.3f}"}
+                    if self.config.evaluates(epoch):
+                        shown |= {"error": f"{self.curve[-1]['test_error']:.2f}%"}
+                    bar.set_postfix(shown)
+                    keeper.keep(self.state_dict(), last=epoch + 1 == self.config.epochs)
+                    if after_epoch:
+                        after_epoch(self)
+            finally:
+                keeper.flush()
+
+    def _epoch(self, epoch: int, bar: tqdm) -> None:
+        """Trains and evaluates, and adds to the curve."""
+        started = time.perf_counter()
+        forget_peak(self.device)
+        trained = self.train_epoch(epoch, bar)
+        self.peak = max(self.peak, peak_memory(self.device))
+        evaluating = time.perf_counter()
+        self.curve.append(trained | (self.evaluate() if self.config.evaluates(epoch) else {}))
+        ended = time.perf_counter()
+        self.seconds.append((evaluating - started, ended - evaluating))
+        self.timed += ended - started
 
     def train_epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         """One pass over the training images: the mean of every term, and the error on the images as trained on, %."""
@@ -203,6 +229,8 @@ class Run:
                 self.step(step % len(self.batches) * self.config.batch_size)
             self._synchronise()
         images_per_s = steps * self.config.batch_size / (time.perf_counter() - started)
+        if self.device.type == "cuda":
+            self.evaluate()  # the first one loads kernels
         started = time.perf_counter()
         self.evaluate()
         return images_per_s, time.perf_counter() - started
@@ -240,8 +268,8 @@ class Run:
         self.curve, self.seconds = state["curve"], state["seconds"]
 
     def record(self) -> Record:
-        training, evaluation = (sum(column) for column in zip(*self.seconds, strict=True))
-        images = len(self.batches) * self.config.batch_size * len(self.seconds)
+        training, evaluation = zip(*self.seconds, strict=True)
+        images = len(self.batches) * self.config.batch_size
         return Record(
             self.config,
             self.curve,
@@ -249,12 +277,20 @@ class Run:
                 **environment(self.device),
                 "processes": self.world,
                 "precision": str(self.step.dtype).removeprefix("torch."),
-                "seconds": round(training + evaluation, 2),
-                "evaluation_seconds": round(evaluation, 2),
-                "images_per_s": round(images / training, 1),
-                "peak_memory_gb": round(peak_memory(self.device) / 1e9, 3),
+                "seconds": round(sum(training) + sum(evaluation), 2),
+                "evaluation_seconds": round(sum(evaluation), 2),
+                "rest_seconds": round(self.rest, 2),
+                "images_per_s": round(images / statistics.median(training), 1),  # the first epoch warms up
+                "peak_memory_gb": round(self.peak / 1e9, 3),  # of training alone
             },
         )
+
+
+def images_at_once(device: torch.device, side: int) -> int:
+    """How many images of so many pixels an evaluation looks at together."""
+    if device.type == "cpu":
+        return 250  # more do not fit into a processor's cache
+    return max(1, min(1000, 1_024_000 // side**2))  # less memory than a training step takes
 
 
 def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration | Population:

@@ -15,6 +15,8 @@ from imcl_core.data.batches import TrainBatches
 from imcl_core.errors import ImclError
 from imcl_core.training.config import RunConfig
 
+_OF_THE_DEVICE = ("lr", "fused", "foreach", "differentiable")  # of a group of SGD: not to be taken from elsewhere
+
 
 class Step:
     """A batch, the losses, the gradients, SGD. Weights, statistics and losses are float32 in any precision.
@@ -60,17 +62,27 @@ class Step:
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)  # in place: a captured step reads this very tensor
-            else:
-                group["lr"] = lr
+            self._set_rate(group, lr)
+
+    def _set_rate(self, group: dict[str, Any], lr: float) -> None:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)  # in place: a captured step reads this very tensor
+        else:
+            group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state of any device; how this one trains, and the tensor of its rate, stay as they are."""
+        own = [{name: group[name] for name in _OF_THE_DEVICE} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for group, kept in zip(self.optimizer.param_groups, own, strict=True):
+            rate = float(group["lr"])
+            group.update(kept)
+            self._set_rate(group, rate)
+        if state["scaler"]:  # none where the run computed in another precision before
+            self.scaler.load_state_dict(state["scaler"])
 
 
 class GraphedStep(Step):
@@ -85,7 +97,7 @@ class GraphedStep(Step):
     def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
         super().__init__(collaboration, batches, config, device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _capture_stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Tensor | None = None
         self.eager_steps = 0
@@ -94,21 +106,33 @@ class GraphedStep(Step):
         self.start.fill_(start)
         if self.eager_steps < self.WARM_UP:
             self.eager_steps += 1
-            self.stream.wait_stream(torch.cuda.current_stream())
+            current = torch.cuda.current_stream(self.device)
+            self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream):
                 metrics = super().__call__(self.start)
-            torch.cuda.current_stream().wait_stream(self.stream)
+            current.wait_stream(self.stream)
             return metrics
         if self.graph is None:
             self._capture()
         self.graph.replay()
         return self.metrics.clone()
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.graph is not None:
+            raise ImclError("A captured step reads the tensors it was captured with: load a state before it trains.")
+        super().load_state_dict(state)
+
     def _capture(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # the graph makes its own gradients
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
             self.metrics = super().__call__(self.start)
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all runs of a process: cuBLAS keeps a workspace for every stream it has ever seen."""
+    return torch.cuda.Stream(device)
 
 
 def compute_type(config: RunConfig, device: torch.device) -> torch.dtype:

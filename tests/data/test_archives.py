@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_data import arrays, cifar100_archive, md5, python2_pickle, rows, tar
 
-from imcl_core.data import download
+from imcl_core.data import archives, download
 from imcl_core.data.download import Archive
 from imcl_core.data.sets import load
 from imcl_core.errors import ImclError
@@ -79,7 +79,7 @@ def test_an_original_archive_in_the_folder_is_converted(name, tmp_path, monkeypa
         files["test_batch"] = {"data": rows(made["x_test"]), "labels": made["y_test"].tolist()}
         content = tar({f"cifar-10-batches-py/{k}": python2_pickle(v) for k, v in files.items()})
     else:
-        made["classes"] = np.array(download.STL10_CLASSES)
+        made["classes"] = np.array(archives.STL10_CLASSES)
         files = {}
         for split in ("test", "train"):
             columns = np.ascontiguousarray(made[f"x_{split}"].transpose(0, 3, 2, 1))

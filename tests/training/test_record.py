@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from runs import outcome, run, tiny
+from runs import CPU, load_digits, outcome, run, tiny
 
 from imcl_core import ImclError, Record
 from imcl_core.study import ledger
+from imcl_core.training import checkpoints
+from imcl_core.training import run as training
 from imcl_core.training.record import read_record, write_record
 
 
@@ -56,3 +58,17 @@ def test_a_record_copes_with_epochs_that_are_not_evaluated(tmp_path):
 def test_record_from_json_is_the_record():
     record = run(tiny(epochs=1))
     assert Record.from_json(record.to_json()) == record
+
+
+def test_the_speed_is_that_of_the_usual_epoch_and_the_peak_that_of_training(monkeypatch):
+    now = []
+    monkeypatch.setattr(training, "forget_peak", lambda _: now.append("forgotten"))
+    monkeypatch.setattr(training, "peak_memory", lambda _: now.append("read") or 10**9 * now.count("read"))
+    evaluate = training.Run.evaluate
+    monkeypatch.setattr(training.Run, "evaluate", lambda run: now.append("evaluated") or evaluate(run))
+    at = training.Run(tiny(), load_digits(), CPU)
+    at.finish(checkpoints.Keeper(None, 0), progress=False)
+    assert now == ["forgotten", "read", "evaluated"] * 3
+    at.seconds = [(30.0, 1.0), (2.0, 1.0), (2.0, 1.0)]  # the first one captures the step
+    assert at.record().images_per_s == 96 / 2
+    assert at.record().run["peak_memory_gb"] == 3.0

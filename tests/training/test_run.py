@@ -68,7 +68,7 @@ def test_resumed_run_gives_the_same_record(tmp_path, stop_after, monkeypatch, me
 
 def test_a_killed_process_resumes(tmp_path):
     config = tiny(epochs=15, methods="mid")
-    command = [sys.executable, "-m", "imcl_core.cli", "train", "--quiet", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "imcl_core.cli", "train", "--quiet", "--save-every", "0", "--out", str(tmp_path)]
     for name in ("width", "epochs", "train_size", "hidden", "methods"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

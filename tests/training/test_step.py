@@ -1,5 +1,6 @@
-"""The step's precision."""
+"""The step: its precision, and what it takes from a state of another device."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -42,3 +43,69 @@ def test_a_gpu_takes_half_precision_unless_float32_is_asked_for(monkeypatch):
         for profile in PROFILES:
             assert steps.compute_type(RunConfig(profile=profile), gpu) is half
         assert steps.compute_type(RunConfig(precision="float32"), gpu) is torch.float32
+
+
+def a_step(**changed):
+    """A step of a tiny run, with what is `changed` in its optimiser as it would be on another device."""
+    run = training.Run(tiny(), load_digits(), CPU)
+    run.step.optimizer.param_groups[0].update(changed)
+    return run.step
+
+
+def test_a_state_from_a_cpu_leaves_a_gpus_rate_a_tensor_and_sgd_fused():
+    rate = torch.tensor(0.5)
+    step, state = a_step(lr=rate, fused=True), a_step(lr=0.25).state_dict()
+    step.load_state_dict(state)
+    (group,) = step.optimizer.param_groups
+    assert group["lr"] is rate
+    assert rate == 0.25
+    assert group["fused"] is True
+
+
+def test_a_state_from_a_gpu_leaves_a_cpus_rate_a_number():
+    step, state = a_step(), a_step(lr=torch.tensor(0.25), fused=True).state_dict()
+    step.load_state_dict(state)
+    (group,) = step.optimizer.param_groups
+    assert type(group["lr"]) is float
+    assert group["lr"] == 0.25
+    assert not group["fused"]
+
+
+def test_a_state_without_a_scale_goes_on_in_float16():
+    step, state = a_step(), a_step().state_dict()
+    assert state["scaler"] == {}
+    step.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    step.load_state_dict(state)
+    assert step.scaler.state_dict()["scale"] > 1
+
+
+def test_a_captured_step_takes_no_state():
+    step = object.__new__(steps.GraphedStep)
+    step.graph = "captured"
+    with pytest.raises(ImclError, match="load a state before it trains"):
+        step.load_state_dict({})
+
+
+class Stream:
+    def wait_stream(self, other):
+        self.waited_for = other
+
+
+def test_warm_up_waits_for_the_stream_of_its_own_device(monkeypatch):
+    device, current = torch.device("cuda", 1), {torch.device("cuda", 1): Stream()}
+    step = object.__new__(steps.GraphedStep)
+    step.start, step.eager_steps, step.device, step.stream = torch.zeros((), dtype=torch.int64), 0, device, Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda asked=None: current[asked])
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(steps.Step, "__call__", lambda *_: "metrics")
+    assert step(64) == "metrics"
+    assert step.stream.waited_for is current[device]
+    assert current[device].waited_for is step.stream
+
+
+def test_all_runs_capture_on_one_stream_of_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    steps._capture_stream.cache_clear()
+    first, again, other = (steps._capture_stream(torch.device("cuda", n)) for n in (0, 0, 1))
+    steps._capture_stream.cache_clear()
+    assert first is again is not other

@@ -1,0 +1,30 @@
+"""What a budget is reckoned with."""
+
+import dataclasses
+
+import pytest
+import torch
+from runs import run, tiny
+
+from imcl_core.study.speeds import Speeds
+
+CPU = torch.device("cpu")
+
+
+def test_what_a_run_takes_beside_its_images_counts_too():
+    record = run(tiny(epochs=2))
+    took = {"seconds": 20.0, "evaluation_seconds": 4.0, "images_per_s": 48.0, "rest_seconds": 3.0}
+    record = dataclasses.replace(record, run=record.run | took)
+    speeds = Speeds(CPU, [record])
+    # 2 x 96 images in 4 seconds, 4 for evaluations, 12 to warm up in the first epoch, 3 for checkpoints
+    assert speeds.seconds(record.config) == pytest.approx(23.0)
+    # of a longer run only images and evaluations take longer
+    assert speeds.seconds(tiny(epochs=4)) == pytest.approx(8 + 8 + 15)
+
+
+def test_a_trial_counts_what_it_takes_to_start_and_to_save(monkeypatch):
+    speeds = Speeds(CPU, [])
+    speeds.measure(tiny())
+    ((images_per_s, evaluation, rest),) = speeds.measured[tiny().like]
+    assert rest > evaluation > 0
+    assert speeds.seconds(tiny()) > 3 * 96 / images_per_s + rest

@@ -1,0 +1,40 @@
+"""When checkpoints are written, and that a run goes on from what was not."""
+
+import pytest
+import torch
+from runs import outcome, run, tiny
+
+from imcl_core import ImclError
+from imcl_core.training import checkpoints
+
+
+def test_a_state_is_written_after_so_many_seconds_at_the_end_and_when_told_to(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    path, weight = tmp_path / "checkpoint.pt", torch.zeros(1)
+    keeper = checkpoints.Keeper(path, seconds=30)
+    for now, last, written in ((10, False, None), (31, False, 31), (40, False, 31), (60.9, False, 31), (61, True, 61)):
+        clock[0], weight[0] = now, now
+        keeper.keep({"weight": weight, "curve": []}, last)
+        assert (checkpoints.load(path)["weight"].item() if path.exists() else None) == (written and float(written))
+    clock[0], weight[0] = 70, 70
+    keeper.keep({"weight": weight}, False)
+    weight[0] = 71  # of an epoch that is not finished
+    keeper.flush()
+    assert checkpoints.load(path)["weight"].item() == 70
+
+
+def test_an_interrupted_run_goes_on_from_its_last_epoch_though_no_checkpoint_was_due(tmp_path):
+    config, seen = tiny(), []
+
+    def interrupt(at):
+        seen.append(len(at.curve))
+        if len(seen) == 2:
+            assert not list(tmp_path.iterdir())
+            raise KeyboardInterrupt
+
+    with pytest.raises(ImclError, match="its checkpoint is kept"):
+        run(config, out=tmp_path, save_every=1000, after_epoch=interrupt)
+    resumed = run(config, out=tmp_path, after_epoch=interrupt)
+    assert seen == [1, 2, 3]
+    assert outcome(resumed) == outcome(run(config))

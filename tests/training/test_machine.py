@@ -1,0 +1,46 @@
+"""The machine of a run: which device, whose random numbers, how much memory."""
+
+import pytest
+import torch
+
+from imcl_core import Collaboration
+from imcl_core.methods.population import PATTERNS
+from imcl_core.networks import build
+from imcl_core.training import machine
+from imcl_core.training.run import images_at_once
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cuda", "cuda:1"), (None, "cuda:1"), ("cuda:0", "cuda:0")])
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, name, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert machine.choose_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize("methods", ["mid+pull-push", *PATTERNS])
+def test_heads_leave_the_random_numbers_of_a_gpu_alone(monkeypatch, methods):
+    network = build("resnet18", 10, width=1 / 64)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds the GPU"))
+    attach = PATTERNS.get(methods, lambda network: Collaboration(network, methods))
+    attach(network)
+
+
+def test_a_small_peak_after_a_large_one_is_small():
+    megabytes = []
+    for size in (200, 1):
+        machine.forget_peak(CPU)
+        before = machine.peak_memory(CPU)
+        torch.ones(size << 18)
+        megabytes.append((machine.peak_memory(CPU) - before) >> 20)
+    if not megabytes[0]:
+        pytest.skip("this system does not tell a process's peak")
+    assert megabytes[0] > 150
+    assert megabytes[1] < 50
+
+
+def test_an_evaluation_on_a_gpu_is_bounded_by_pixels():
+    gpu = torch.device("cuda")
+    assert [images_at_once(gpu, side) for side in (32, 64, 96)] == [1000, 250, 111]
+    assert images_at_once(CPU, 96) == images_at_once(CPU, 32)
