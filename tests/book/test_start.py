@@ -9,7 +9,8 @@ from imcl_book.sphinx import sizes
 
 from imcl_core import cli
 from imcl_core.errors import ImclError
-from imcl_core.training.config import PROFILES, RunConfig
+from imcl_core.training.config import RunConfig
+from imcl_core.training.recipes import PROFILES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book" / "start.md").read_text(encoding="utf-8")

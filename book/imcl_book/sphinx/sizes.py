@@ -18,7 +18,8 @@ from imcl_book.sphinx.pages import RESULTS, executions
 from imcl_core.errors import ImclError, nearest
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import open_ledger, table
-from imcl_core.training.config import PROFILES, RunConfig
+from imcl_core.training.config import RunConfig
+from imcl_core.training.recipes import PROFILES
 
 logger = logging.getLogger(__name__)
 PRINTED = ("table-1", "table-2", "table-3", "figure-2")
