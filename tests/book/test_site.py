@@ -23,11 +23,24 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from pypdf import PdfReader
 
 ROOT = Path(__file__).parents[2]
-VIEWS = {"phone": (390, 844, "dark"), "desk": (1300, 800, "light")}
+VIEWS = {"phone": (390, 844, "dark"), "desk": (1280, 800, "light")}
 AT_ONCE = 3  # pages open at the same time
 HEAVIEST = 1_000_000  # bytes of a page and its own pictures
 pytestmark = pytest.mark.skipif(book_site.chromium() is None, reason=f"{book_site.NO_BROWSER} The site was not tried.")
 
+# Code that is wider than its box, and cells that reach beyond what their table, or a box around it, can scroll to.
+CUT = """() => {
+  const wide = e => e.scrollWidth > e.clientWidth + 1;
+  const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+  const cells = [...document.querySelectorAll(".bd-article :is(td, th)")].filter(e => e.checkVisibility());
+  const box = cell => { let e = cell.closest("table"); while (e && !scrolls(e)) e = e.parentElement; return e; };
+  const end = e => e.getBoundingClientRect().left + e.scrollWidth + 1;
+  const cut = cell => wide(cell) || !box(cell) || cell.getBoundingClientRect().right > end(box(cell)) + 1;
+  return {
+    code: [...document.querySelectorAll(".cell_input pre")].filter(wide).map(e => e.textContent.slice(0, 60)),
+    cells: cells.filter(cut).map(e => e.textContent.slice(0, 60)),
+  };
+}"""
 LOOK = """async () => {
   await window.MathJax?.startup?.promise;
   const own = [...document.images].map(image => image.src).filter(source => source.includes("/_images/"));
@@ -126,7 +139,7 @@ async def look_at(opened: BrowserContext, address: str, visit: Visit) -> None:
     page = await opened.new_page()
     visit.listen(page)
     await page.goto(address + visit.page)
-    visit.seen = await page.evaluate(LOOK)
+    visit.seen = await page.evaluate(LOOK) | await page.evaluate(CUT)
     await page.evaluate(AXE_SCRIPT)
     visit.violations = await page.evaluate(AXE, visit.page == CODE)
     await page.close()
@@ -183,6 +196,13 @@ def test_equations_are_rendered(visits):
 
 def test_no_page_scrolls_sideways(visits):
     assert not [(v.page, v.view, v.seen["width"]) for v in visits if v.seen["width"] > VIEWS[v.view][0]]
+
+
+def test_no_code_of_a_chapter_and_no_cell_of_a_table_is_cut(visits):
+    chapters = [visit for visit in visits if re.match(r"notebooks/\d", visit.page)]
+    assert len(chapters) > 20
+    assert not [(visit.page, visit.view, visit.seen["code"]) for visit in chapters if visit.seen["code"]]
+    assert not [(visit.page, visit.view, visit.seen["cells"]) for visit in visits if visit.seen["cells"]]
 
 
 def test_axe_finds_nothing(visits):
