@@ -8,6 +8,7 @@ field of that class. The docstring's first line says what the command does; its 
 import argparse
 import dataclasses
 import functools
+import importlib
 import inspect
 import types
 import typing
@@ -24,12 +25,20 @@ class Option:
     alone: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Later:
+    """A class of settings by where it is, since its import takes long: `**settings: Annotated[Any, Later(…)]`."""
+
+    module: str
+    name: str
+
+
 DataFolder = Annotated[str | None, "where the data lies (default: $IMCL_DATA, else a cache folder)"]
 Device = Annotated[str | None, "cpu, cuda, cuda:1 … (default: a GPU where there is one)"]
 
 
-def add_command(commands: Any, function: Callable[..., int | None]) -> None:
-    """Adds `function` to argparse's subparsers, as the command of its name."""
+def add_command(commands: Any, function: Callable[..., int | None], *, whole: bool = True) -> None:
+    """Adds `function` to argparse's subparsers, as the command of its name; but for `whole` its summary alone."""
     name, (summary, _, examples) = function.__name__, inspect.getdoc(function).partition("\n\nexamples:")
     parser = commands.add_parser(
         name,
@@ -40,6 +49,8 @@ def add_command(commands: Any, function: Callable[..., int | None]) -> None:
         allow_abbrev=False,
         usage=f"imcl {name} [-h] …",
     )
+    if not whole:
+        return
     for parameter, hint in _parameters(function):
         if parameter.kind is parameter.VAR_KEYWORD:
             _add_settings(parser, parameter.name, hint)
@@ -51,7 +62,13 @@ def add_command(commands: Any, function: Callable[..., int | None]) -> None:
 
 def _parameters(function: Callable) -> list[tuple[inspect.Parameter, Any]]:
     hints = typing.get_type_hints(function, include_extras=True)
-    return [(parameter, hints[name]) for name, parameter in inspect.signature(function).parameters.items()]
+    return [(parameter, _found(hints[name])) for name, parameter in inspect.signature(function).parameters.items()]
+
+
+def _found(hint: Any) -> Any:
+    """What a `Later` stands for, imported now; any other annotation as it is."""
+    later = next((note for note in typing.get_args(hint)[1:] if isinstance(note, Later)), None)
+    return hint if later is None else getattr(importlib.import_module(later.module), later.name)
 
 
 def _call(function: Callable[..., int | None], parsed: argparse.Namespace) -> int | None:

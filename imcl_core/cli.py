@@ -3,11 +3,13 @@
 import argparse
 import signal
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from imcl_core.arguments import DataFolder, Device, add_command
+from imcl_core.arguments import DataFolder, Device, Later, add_command
 from imcl_core.errors import ImclError, nearest
-from imcl_core.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from imcl_core.training.config import RunConfig
 
 OF_STUDY = ("pandas", "scipy", "matplotlib")  # what the extra `study` installs
 
@@ -16,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; an `ImclError` becomes one line on standard error and exit status 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed, unknown = _parser().parse_known_args(arguments)
+    parsed, unknown = _parser(arguments[:1]).parse_known_args(arguments)
     try:
         if unknown:
             raise ImclError(f"Unknown argument {unknown[0]!r}.{nearest(unknown[0], parsed.known)} See --help.")
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(chosen: list[str]) -> argparse.ArgumentParser:
+    """All commands; the arguments of those `chosen` alone, since some of them take PyTorch to list."""
     from imcl_core.study import commands as of_study  # which imports what it needs when one of them runs
 
     parser = argparse.ArgumentParser(
@@ -42,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     for function in (data, train, memory, *of_study.COMMANDS):
-        add_command(commands, function)
+        add_command(commands, function, whole=function.__name__ in chosen)
     return parser
 
 
@@ -65,24 +68,28 @@ def data(
 
 
 def train(
+    data_set: Annotated[str | None, "the data set, in the place of --dataset"] = None,
     *,
     out: Annotated[str, "folder for record, network and checkpoint"] = "runs",
     data_folder: DataFolder = None,
     device: Device = None,
     quiet: Annotated[bool, "no progress bar"] = False,
     save_every: Annotated[float, "seconds from one checkpoint to the next; 0: after every epoch"] = 30.0,
-    **settings: RunConfig,
+    **settings: Annotated[Any, Later("imcl_core.training.config", "RunConfig")],
 ) -> None:
     """Train one network and write its record.
 
     examples:
       imcl train                                            handwritten digits, ResNet-18, under 20 s on a CPU
       imcl train --methods mid+pull-push+kernel             the same with three of the four losses
-      imcl train --dataset cifar100 --profile cpu           a narrow network on a part of CIFAR-100, about 4 minutes
-      imcl train --dataset cifar100 --profile paper --out runs     the paper's recipe, for a GPU; it resumes
+      imcl train cifar100 --profile cpu                     a narrow network on a part of CIFAR-100, about 4 minutes
+      imcl train cifar100 --profile paper --out runs        the paper's recipe, for a GPU; it resumes
     """
+    from imcl_core.training.config import RunConfig
     from imcl_core.training.run import train as train_one
 
+    if data_set is not None and settings.setdefault("dataset", data_set) != data_set:
+        raise ImclError(f"{data_set} and --dataset {settings['dataset']}: name one data set.")
     config = RunConfig(**settings)
     options = {"data_folder": data_folder, "device": device, "progress": not quiet, "save_every": save_every}
     record = train_one(config, out=out, **options)
@@ -113,6 +120,7 @@ def memory(
       imcl memory --methods baseline mid pull-push --model resnet18 --dataset cifar100 --batch-size 128
       imcl memory --methods baseline tree --heads 8 --half
     """
+    from imcl_core.training.config import RunConfig
     from imcl_core.training.machine import choose_device
 
     case = {"dataset": dataset, "model": model, "batch_size": batch_size, "profile": "paper"}
@@ -123,7 +131,7 @@ def memory(
     _print_memory(configs, side=side, half=half, measured=measure)
 
 
-def _print_memory(configs: list[RunConfig], side: int, half: bool, measured: bool) -> None:
+def _print_memory(configs: list["RunConfig"], side: int, half: bool, measured: bool) -> None:
     """A row a configuration, in GB; `ratio` is that of its total to the first one's."""
     from imcl_core.measure.memory import count, measure, splits
 

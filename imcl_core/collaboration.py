@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.distributed as distributed
 from torch import Tensor, nn
 
 from imcl_core import losses
@@ -122,6 +123,7 @@ class Collaboration(nn.Module):
         self.progress = 0.0
         self._local: list[Layer] = []
         if self._terms:
+            _check_python(network)
             options = {"layers": layers, "kernels": kernels, "classifier": classifier, "teacher": teacher}
             attach = getattr(self.settings, "attach", "layers")
             with torch.inference_mode(False):
@@ -197,10 +199,10 @@ class Collaboration(nn.Module):
         """Multiplies the terms of some of this collaboration's methods by `factor` from the next call on.
 
         `methods` as when it was made, such as ``"mid+pull-push"``. At 0 a method is off: nothing of it is computed, and
-        its heads get no gradient; 1 is how it starts. Calls do not add up. Of what takes the place of the labels' loss,
-        `factor` is the share in the objective, the rest is the labels' loss of the same predictions; of `kd` and the
-        dropouts it multiplies the teacher's share and the rate; `cutout` is on or off. What is set here is no part of
-        `state_dict`.
+        its heads get no gradient (zeros among several processes, where `DistributedDataParallel` waits for them); 1 is
+        how it starts. Calls do not add up. Of what takes the place of the labels' loss, `factor` is the share in the
+        objective, the rest is the labels' loss of the same predictions; of `kd` and the dropouts it multiplies the
+        teacher's share and the rate; `cutout` is on or off. What is set here is no part of `state_dict`.
 
         Raises:
             ImclError: a method that is not among `methods`, or a factor that it cannot have.
@@ -266,7 +268,16 @@ class Collaboration(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 for term in active:
                     terms = term.into(terms, seen[term.name], step)
-        return terms, predictions
+        return self._with_all_heads(terms), predictions
+
+    def _with_all_heads(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """In one of several processes, `terms` whose gradients of heads that are off are 0: DDP waits for all."""
+        heads = [head for term in self._terms.values() if not term.factor for head in term.heads.values()]
+        if not heads or not distributed.is_available() or not distributed.is_initialized():
+            return terms
+        none = sum(p.flatten()[:0].sum() for head in heads for p in head.parameters() if p.requires_grad)
+        first = next(iter(terms))
+        return terms | {first: terms[first] + none}
 
     def _run(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
         """What the terms read, by term and place, and the predictions (H, B, m)."""
@@ -344,6 +355,16 @@ def _read(
 def _settings_for(term: type[Term], settings: Settings) -> Settings:
     """`settings`, where they hold those of `term`; else its defaults: it was registered after they were made."""
     return settings if isinstance(settings, term.Settings) else term.Settings()
+
+
+def _check_python(network: nn.Module) -> None:
+    """Refuses compiled parts, in which no module can be watched."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ImclError(
+                f"{f'Module {name!r}' if name else 'The network'} is a ScriptModule, in which terms find no layers: "
+                "attach to the Python module it was made of, and compile `collaboration.network` when it is trained."
+            )
 
 
 def _check_plain(network: nn.Module | None) -> None:

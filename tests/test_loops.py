@@ -199,13 +199,13 @@ distributed.destroy_process_group()
 """
 
 
-def two_processes(path):
+def two_processes(path, program=PROGRAM):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **shared, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", PROGRAM, os.path.dirname(__file__), str(path)]
+    command = [sys.executable, "-c", program, os.path.dirname(__file__), str(path)]
     running = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
 

@@ -118,7 +118,9 @@ def test_it_trains_on_arrays_of_ones_own(plain, tmp_path):
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("line", ["--help", "tables --help", "memory --methods mid --model resnet18 --side 32"])
+@pytest.mark.parametrize(
+    "line", ["--help", "train --help", "tables --help", "memory --methods mid --model resnet18 --side 32"]
+)
 def test_commands_work(plain, line):
     done = plain(COMMAND, *line.split())
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,8 @@ def test_an_arrow_upwards_is_seen(tmp_path):
 
 
 def test_importing_the_core_brings_torch_and_numpy_and_nothing_heavier():
-    code = "import sys, torch\nbefore = set(sys.modules)\nimport imcl_core\nprint(*(set(sys.modules) - before))"
+    code = "import sys, torch\nbefore = set(sys.modules)\n"
+    code += "from imcl_core import Collaboration, train\nprint(*(set(sys.modules) - before))"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     brought = {name.partition(".")[0] for name in done.stdout.split()}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 from nbformat import NotebookNode
 
 from imcl_core.errors import ImclError, nearest
@@ -105,22 +104,37 @@ def _without_progress_bars(text: str) -> str:
 
 def check_parameters(path: Path, notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
     """papermill runs a mistyped parameter with the default, without a word: stop before that."""
-    known = papermill.inspect_notebook(notebook)
+    known = _defaults(path, notebook)
     for name, value in parameters.items():
         if name not in known:
             raise ImclError(f"{path} has no parameter {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
-        default = _literal(known[name]["default"])
+        default = known[name]
         kinds = (float, int) if type(default) is float else (type(default),)
         if default is not None and type(value) not in kinds:
             raise ImclError(f"{path}: {name!r} must be of type {kinds[0].__name__}, like {default!r}; got {value!r}.")
 
 
-def _literal(text: str) -> Any:
-    """The value that a Python literal stands for; other text as it is."""
+def _defaults(path: Path, notebook: NotebookNode) -> dict[str, Any]:
+    """The parameters of a notebook with their defaults, which papermill's own reading by lines takes for others."""
+    source = next((cell.source for cell in notebook.cells if "parameters" in tags(cell)), "")
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ImclError(f"{path}: line {error.lineno} of the cell of parameters is not Python: mend it.") from None
+    found = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            found |= {t.id: _literal(statement.value) for t in targets if isinstance(t, ast.Name)}
+    return found
+
+
+def _literal(value: ast.expr) -> Any:
+    """The value that a Python literal stands for; the text of another expression."""
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return ast.unparse(value)
 
 
 def tags(cell: NotebookNode) -> set[str]:

@@ -247,6 +247,17 @@ def test_what_a_layer_takes_by_another_way_than_its_input_gets_its_gradient():
     assert_same_gradients(result)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+def test_compiled_parts_are_named():
+    network = Habits(lambda net, x: net.block(x), block=torch.jit.script(nn.Sequential(conv())))
+    for methods in ("mid", "kernel"):
+        with pytest.raises(ImclError, match=r"Module 'block' is a ScriptModule, .*: attach to the Python module"):
+            Collaboration(network, methods, image_shape=(3, 16, 16))
+    with pytest.raises(ImclError, match="The network is a ScriptModule"):
+        Collaboration(torch.jit.trace(conv(), torch.zeros(1, 8, 4, 4)), "mid")
+    Collaboration(network, "baseline")(*batch()).backward()
+
+
 def test_a_place_that_a_step_skips_is_named():
     def middle(net, x):
         return F.avg_pool2d(x if net.training else net.conv(x), 2)
