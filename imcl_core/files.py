@@ -1,5 +1,6 @@
 """Files written whole, and damaged ones moved aside."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from imcl_core.errors import ImclError
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
@@ -40,17 +43,50 @@ def write_if_changed(path: Path, text: str) -> bool:
 
 
 def move_aside(path: Path) -> Path:
-    """Renames a damaged file to a free name, `<name>.corrupt`, `<name>.corrupt.1`, …; returns the new path."""
+    """Renames a damaged file to a free name, `<name>.corrupt`, `<name>.corrupt.1`, …; returns the new path.
+
+    `ImclError` where that is not allowed.
+    """
     aside, number = path.with_name(f"{path.name}.corrupt"), 0
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.corrupt.{number}")
-    return path.rename(aside)
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise ImclError(
+            f"{path} is damaged and cannot be moved aside ({error.strerror}): put a good copy there, or remove it."
+        ) from error
+
+
+def remove_partials(folder: Path, name: str) -> None:
+    """Removes what `write_whole` left of the files `<name>.…` in processes that were killed."""
+    for partial in folder.glob(f".{name}.*.partial"):
+        process = partial.name.split(".")[-2]
+        if process.isdigit() and not _lives(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process of this machine has the number; signal 0 reaches nobody, but means something else on
+    Windows."""
+    if process == os.getpid() or os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies."""
+    """Whether this process alone holds the lock file `path`; with `wait`, only once it does. Freed if it dies.
+
+    `ImclError` where the file system has no locks.
+    """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +96,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise ImclError(
+            f"The file system of {path.parent} has no file locks, which keep two processes from one run: use a folder "
+            "on a local disk."
+        ) from error
     try:
         yield True
     finally:

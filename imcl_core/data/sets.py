@@ -1,5 +1,6 @@
 """Data sets as whole uint8 tensors on one device."""
 
+import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
@@ -39,6 +40,27 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The whole set that a `DataSet` was made of: how many images, pixels of a side, and a digest of the arrays."""
+
+    images: int
+    test_images: int
+    side: int
+    digest: str
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> "Origin":
+        digest = hashlib.sha256()
+        for key in KEYS[:-1]:
+            array = arrays[key]
+            array = array if key.startswith("x") else array.reshape(-1).astype("<i8")
+            digest.update(f"{key} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        images = arrays["x_train"]
+        return cls(len(images), len(arrays["x_test"]), max(images.shape[1:3]), digest.hexdigest()[:16])
+
+
 @dataclass(frozen=True, eq=False)
 class DataSet:
     """Both splits, the class names by label, mean and deviation (3,) of the training images in [0, 1]."""
@@ -49,6 +71,7 @@ class DataSet:
     test: Split
     mean: Tensor
     std: Tensor
+    origin: Origin | None = None
 
     @property
     def num_classes(self) -> int:
@@ -57,7 +80,7 @@ class DataSet:
     def to(self, device: torch.device | str) -> "DataSet":
         """The same data set with every tensor on `device`."""
         moved = (part.to(device) for part in (self.train, self.test, self.mean, self.std))
-        return DataSet(self.name, self.classes, *moved)
+        return DataSet(self.name, self.classes, *moved, self.origin)
 
 
 def data_folder(folder: str | Path | None = None) -> Path:
@@ -86,7 +109,7 @@ def load(
     """
     check_choice("data set", name, NAMES)
     arrays = _digits() if name == "digits" else _read(prepare(name, data_folder(folder), progress))
-    train = _split(arrays, "train")
+    origin, train = Origin.of(arrays), _split(arrays, "train")
     if validation:
         order = stratified_order(train.labels)
         held_out = held_out or round(HELD_OUT * len(order))
@@ -102,7 +125,16 @@ def load(
     if side is not None:
         train, test = (Split(reduced(split.images, side), split.labels) for split in (train, test))
     mean, std = _statistics(train.images)
-    return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std).to(device)
+    _refuse_constant_channel(name, std)
+    return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std, origin).to(device)
+
+
+def _refuse_constant_channel(name: str, std: Tensor) -> None:
+    if not std.all():
+        raise ImclError(
+            f"The training images of {name} have a channel with one value everywhere, which cannot be normalised: put "
+            "images with three channels in its place."
+        )
 
 
 def stratified_order(labels: Tensor) -> Tensor:
@@ -181,8 +213,12 @@ def _read(path: Path) -> Arrays:
     try:
         with open(path, "rb") as raw, np.load(raw) as file:
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    except (MemoryError, PermissionError):
-        raise
+    except PermissionError as error:
+        raise ImclError(f"{path} cannot be read ({error.strerror}): give yourself the right to.") from error
+    except MemoryError as error:
+        raise ImclError(
+            f"{path} asks for more memory than there is ({error}): put a good copy there, or use a larger machine."
+        ) from error
     except Exception as error:  # NumPy and zipfile have a dozen ways to say that a file is damaged
         if _intact(path):
             raise ImclError(f"{path} is not readable as arrays ({error}): put a good copy there.") from error

@@ -4,8 +4,10 @@ import dataclasses
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,19 +50,31 @@ def execute(config: RunConfig, out: Path, device: str | None = None, attempts: i
 
     Raises `ImclError` as `run_notebook` does; a run whose kernel died resumes from its checkpoint.
     """
-    from imcl_core.study.notebook import check_parameters, dumps, normalise, read
+    from imcl_core.study.notebook import NOT_WHOLE, check_parameters, dumps, normalise, parse, read
 
     notebook = normalise(read(NOTEBOOK))
     values = parameters(config) | {"out": "."} | ({} if device is None else {"device": device})
     check_parameters(NOTEBOOK, notebook, values)
     _prepare_environment()
-    with TemporaryDirectory() as folder:
+    with _room_for_temporary_files(), TemporaryDirectory() as folder:
         live = Path(folder) / "run.ipynb"
         try:
             run_notebook(notebook, live, values, out, attempts)
         finally:
-            if live.exists():
-                write_whole(out / f"{config.name}.ipynb", dumps(normalise(read(live))).encode())
+            with suppress(FileNotFoundError, *NOT_WHOLE):
+                write_whole(out / f"{config.name}.ipynb", dumps(normalise(parse(live))).encode())
+
+
+@contextmanager
+def _room_for_temporary_files() -> Iterator[None]:
+    """A notebook is written there cell by cell, while it runs."""
+    try:
+        yield
+    except OSError as error:
+        raise ImclError(
+            f"No temporary file could be written ({error.strerror or error}): free some space, or let TMPDIR name a "
+            "folder that has some."
+        ) from error
 
 
 def run_notebook(
@@ -102,6 +116,7 @@ def run_notebook(
 
 def _prepare_environment() -> None:
     """For kernels of this process: these packages and this process's number of threads; figures drawn inline."""
+    _name_the_user()
     ours = [str(CLONE), str(CLONE / "book")]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *ours)]
     os.environ |= {
@@ -110,3 +125,17 @@ def _prepare_environment() -> None:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+
+
+def _name_the_user() -> None:
+    """For a user whose number has no entry in passwd, as in many containers: Jupyter and PyTorch ask for both."""
+    try:
+        import pwd  # not on Windows
+
+        pwd.getpwuid(os.getuid())
+    except ImportError:
+        return
+    except KeyError:
+        os.environ.setdefault("USER", f"user{os.getuid()}")
+        if not os.access(os.environ.get("HOME", ""), os.W_OK):
+            os.environ["HOME"] = gettempdir()

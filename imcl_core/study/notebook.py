@@ -26,13 +26,21 @@ CELL_METADATA = ("cellView", "jupyter", "mystnb", "tags")  # the first two fold 
 _PROGRESS_BAR = re.compile(r"\d+%\|.*\||\[\d+:\d\d(:\d\d)?[<,\]]")
 
 
+NOT_WHOLE = (ValueError, AttributeError, KeyError)  # what `parse` raises for a file that is no notebook of format 4
+
+
+def parse(path: Path | str) -> NotebookNode:
+    """The notebook in a file of format 4."""
+    return nbformat.v4.reads(Path(path).read_text(encoding="utf-8"))
+
+
 def read(path: Path | str) -> NotebookNode:
-    """The notebook in a file of format 4; raises `ImclError` where there is none."""
+    """As `parse`; raises `ImclError` where there is none."""
     try:
-        return nbformat.v4.reads(Path(path).read_text(encoding="utf-8"))
+        return parse(path)
     except FileNotFoundError:
         raise ImclError(f"There is no notebook {path}.") from None
-    except (ValueError, AttributeError, KeyError) as error:
+    except NOT_WHOLE as error:
         raise ImclError(f"{path} is not a notebook of format 4 ({error}): restore it from git.") from None
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +28,57 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads what `save` wrote; a damaged file is moved aside and reported by an `ImclError`."""
-    content = path.read_bytes()
-    if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+    with damage_moved_aside(path, "run again to start afresh, or put back a good copy"):
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            raise ValueError("its checksum is wrong")
+        return torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
+
+
+@contextmanager
+def damage_moved_aside(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever fails inside is damage of the file: it is moved aside and reported by an `ImclError`."""
+    try:
+        yield
+    except (ImclError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except PermissionError as error:
+        raise ImclError(f"{path} cannot be read ({error.strerror}): give yourself the right to.") from error
+    except Exception as error:  # PyTorch and pickle have a dozen ways to say that a file is not theirs
         aside = move_aside(path)
-        raise ImclError(
-            f"The checkpoint {path} is damaged; it is now {aside.name}: "
-            "run again to start afresh, or put back a good copy."
-        )
-    return torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ImclError(f"The checkpoint {path} is damaged ({why}); it is now {aside.name}: {remedy}.") from error
 
 
-def save_network(path: Path, network: nn.Module) -> None:
-    """Writes a network's `state_dict` for `torch.load`, on the CPU; nothing of this package is needed to read it."""
+def save_network(path: Path, network: nn.Module) -> str:
+    """Writes a network's `state_dict` for `torch.load`, on the CPU; nothing of this package is needed to read it.
+
+    Returns the digest of the file.
+    """
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in network.state_dict().items()}, buffer)
     write_whole(path, buffer.getvalue())
+    return _short(buffer.getvalue())
+
+
+def load_network(path: Path, digest: str | None, like: nn.Module) -> dict[str, Any]:
+    """The weights that `save_network` wrote, for a network `like` it; damage is treated as that of a checkpoint.
+
+    `digest`: of the file, as it was written; None where nobody knows it.
+    """
+    with damage_moved_aside(path, "its network is trained anew"):
+        content = path.read_bytes()
+        if digest and _short(content) != digest:
+            raise ValueError("it is not the file that its run wrote")
+        weights = torch.load(io.BytesIO(content), weights_only=True)
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in like.state_dict().items()}:
+            raise ValueError("it holds another network")
+        return weights
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 class Keeper:

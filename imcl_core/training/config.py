@@ -148,6 +148,10 @@ class RunConfig(MethodSettings, PopulationSettings):
             raise ImclError("Nesterov's momentum needs a momentum: set momentum to more than 0, or leave out nesterov.")
         if list(self.milestones) != sorted(self.milestones):
             raise ImclError(f"Setting milestones must rise from epoch to epoch, not {self.milestones}.")
+        if self.lr * float(max(self.gamma, 1)) ** min(len(self.milestones), 300) > 1e30:
+            raise ImclError(
+                f"The learning rate would grow beyond 1e30 by {len(self.milestones)} milestones: set gamma to 1."
+            )
 
     @property
     def recipe(self) -> Recipe:

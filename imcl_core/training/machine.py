@@ -1,8 +1,11 @@
 """What a run runs on: its device, the processes that share it, its name, its memory."""
 
 import datetime
+import functools
+import importlib.metadata
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -60,8 +63,23 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "project": project_version(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def project_version() -> str:
+    """The commit of the clone that this package lies in, `-dirty` if it was changed since; else the version."""
+    clone = Path(__file__).parents[2]
+    if (clone / ".git").exists():
+        command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    try:
+        return importlib.metadata.version("imcl-core")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def device_name(device: torch.device) -> str:

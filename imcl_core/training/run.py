@@ -19,12 +19,13 @@ from imcl_core.collaboration import Collaboration
 from imcl_core.data.batches import TrainBatches, evaluation_batches
 from imcl_core.data.sets import DataSet, load
 from imcl_core.errors import ImclError
+from imcl_core.files import remove_partials
 from imcl_core.measure import arrays
 from imcl_core.methods.population import PATTERNS, Population
 from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
-from imcl_core.training.files import Files
+from imcl_core.training.files import Files, tell
 from imcl_core.training.machine import choose_device, environment, forget_peak, peak_memory, processes
 from imcl_core.training.record import Record, finished_record, write_record
 from imcl_core.training.step import make_step
@@ -62,6 +63,8 @@ def train(
         return finished_record(files.record)
     device = choose_device(device)
     with processes(device) as rank:
+        if files and rank == 0:
+            remove_partials(files.folder, config.name)
         shown = progress and rank == 0
         keeper = checkpoints.Keeper(files.checkpoint if files and rank == 0 else None, save_every)
         run = _trained(config, files, keeper, after_epoch, data_folder=data_folder, device=device, progress=shown)
@@ -95,23 +98,43 @@ def _trained(
         device=device,
         progress=progress,
     )
+    check_data(config, data)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
         run = Run(config, data, device)
         if teacher:
             run.collaboration.teacher.load_state_dict(teacher)
         if files and files.checkpoint.exists():
-            run.load_state_dict(checkpoints.load(files.checkpoint, device))
+            run.resume(files.checkpoint)
         run.finish(keeper, progress, after_epoch)
     run.rest = time.perf_counter() - began - run.timed
     return run
+
+
+def check_data(config: RunConfig, data: DataSet) -> None:
+    """`ImclError` where the data that was loaded under a name is not what the recipe of that name trains on."""
+    recipe, origin = config.recipe, data.origin
+    if origin is None:
+        return
+    found = (origin.images, origin.test_images, data.num_classes, origin.side)
+    if found != (recipe.images, recipe.test_images, recipe.classes, recipe.side):
+        raise ImclError(
+            f"{config.dataset} has {recipe.images:,} training and {recipe.test_images:,} test images of side "
+            f"{recipe.side} in {recipe.classes} classes; the file of this name holds {found[0]:,} and {found[1]:,} of "
+            f"side {found[3]} in {found[2]} classes: put the right file there, or remove it to have it made anew."
+        )
 
 
 def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: Any) -> dict[str, Tensor]:
     """The network of a teacher's run: of the finished one in `out`, else trained now."""
     files = Files(Path(out), teacher.name) if out is not None else None
     if files and files.record.exists() and files.network.exists():
-        return torch.load(files.network, weights_only=True)
+        with torch.random.fork_rng(devices=[]):
+            like = assemble(teacher, teacher.recipe.classes, (3, teacher.side, teacher.side)).network
+        try:
+            return checkpoints.load_network(files.network, finished_record(files.record).run.get("network"), like)
+        except ImclError as error:
+            tell(str(error))
     _, trained = train(teacher, out=out, **options, return_collaboration=True)
     return trained.network.state_dict()
 
@@ -119,9 +142,12 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
 def _write(files: Files, record: Record, network: nn.Module, data: DataSet) -> None:
     """What is left of a finished run; the record last: what has one is finished."""
     arrays.write(files.arrays, arrays.small_arrays(network, data))
-    checkpoints.save_network(files.network, network)
+    record.run["network"] = checkpoints.save_network(files.network, network)
     write_record(record, files.folder)
     files.checkpoint.unlink(missing_ok=True)
+
+
+FORMAT = 2  # of checkpoints; the first one did not name its run
 
 
 class Run:
@@ -230,32 +256,48 @@ class Run:
             self._synchronise()
         images_per_s = steps * self.config.batch_size / (time.perf_counter() - started)
         if self.device.type == "cuda":
-            self.evaluate()  # the first one loads kernels
+            self._evaluation()  # the first one loads kernels
         started = time.perf_counter()
-        self.evaluate()
+        self._evaluation()
         return images_per_s, time.perf_counter() - started
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def evaluate(self) -> dict[str, float | None]:
+        """Mean loss and top-1 and top-5 error, %, on the test images (the held-out ones in a validation run).
+
+        The loss is None where it is too large for a number. `ImclError` where the predictions are not finite, so that
+        no error can be told.
+        """
+        loss, error, error_top5, broken = self._evaluation()
+        if broken:
+            raise ImclError(
+                f"The evaluation of epoch {len(self.curve) + 1} is not finite: the predictions for {broken:.1%} of the "
+                "images are no numbers. Lower the learning rate (lr)."
+            )
+        loss = loss if math.isfinite(loss) else None
+        return {"test_loss": loss, "test_error": 100 * error, "test_error_top5": 100 * error_top5}
+
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Mean loss and top-1 and top-5 error, %, on the test images (the held-out ones in a validation run)."""
+    def _evaluation(self) -> list[float]:
+        """Means over the test images: the loss, and shares that are wrong at once, in five, and no numbers at all."""
         self.collaboration.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        totals = torch.zeros(4, dtype=torch.float64, device=self.device)
         for images, labels in evaluation_batches(self.data):
             images = images.contiguous(memory_format=torch.channels_last)
             with self.step.precision():
                 logits = torch.cat([self.collaboration(part) for part in images.split(self.evaluated_at_once)]).float()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum()])
+            wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum(), logits.isfinite().all(dim=1).sum()])
             totals += torch.cat([F.cross_entropy(logits, labels, reduction="sum")[None], wrong]).double()
-        loss, error, error_top5 = (totals / len(self.data.test.labels)).tolist()
-        return {"test_loss": loss, "test_error": 100 * error, "test_error_top5": 100 * error_top5}
+        return (totals / len(self.data.test.labels)).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
+            "name": self.config.name,
             "collaboration": self.collaboration.state_dict(),
             "step": self.step.state_dict(),
             "curve": self.curve,
@@ -267,6 +309,18 @@ class Run:
         self.step.load_state_dict(state["step"])
         self.curve, self.seconds = state["curve"], state["seconds"]
 
+    def resume(self, path: Path) -> None:
+        """Goes on from a checkpoint; one of another run, or that does not fit, is moved aside as a damaged one is."""
+        state = checkpoints.load(path, self.device)
+        if isinstance(state, dict) and isinstance(state.get("format"), int) and state["format"] > FORMAT:
+            raise ImclError(f"{path} was made by a newer version of this project: update this one to go on with it.")
+        with checkpoints.damage_moved_aside(path, "run again to start afresh, or put back a good copy"):
+            if state["name"] != self.config.name:
+                raise ValueError(f"it is of the run {state['name']}")
+            if not 0 < len(state["curve"]) == len(state["seconds"]) < self.config.epochs:
+                raise ValueError(f"it has {len(state['curve'])} epochs of {self.config.epochs}")
+            self.load_state_dict(state)
+
     def record(self) -> Record:
         training, evaluation = zip(*self.seconds, strict=True)
         images = len(self.batches) * self.config.batch_size
@@ -275,6 +329,7 @@ class Run:
             self.curve,
             {
                 **environment(self.device),
+                "data": self.data.origin and self.data.origin.digest,
                 "processes": self.world,
                 "precision": str(self.step.dtype).removeprefix("torch."),
                 "seconds": round(sum(training) + sum(evaluation), 2),
