@@ -4,7 +4,8 @@
     python benchmarks/tables.py --records 1000
 
 The records are made up, an equal number of seeds for every cell of the tables, in a temporary folder. Each figure is
-the median of five turns, of three for the commands, of which `merge` has one: seconds of the clock, and of the processor, which a busy machine disturbs less.
+the median of five turns, or three for a command, but `merge` has one: seconds of the clock, and of the processor, which
+a busy machine disturbs less.
 """
 
 import argparse
