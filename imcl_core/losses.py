@@ -5,12 +5,23 @@ Symbols: a batch of ``B`` images, ``m`` classes, ``H`` predictions of one image,
 float32 at least: half-precision inputs are promoted first.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError, check_choice
+
+
+def few_calls(x: Tensor) -> bool:
+    """Whether calls cost more than what they compute: so it is for small tensors on a GPU, which then takes other ways.
+
+    The values are the same; `tests/losses/test_few_calls.py` compares both ways.
+    """
+    return x.is_cuda
 
 
 def promote(x: Tensor) -> Tensor:
@@ -127,39 +138,26 @@ def intermediate_losses(
 
 
 class _CentredCosines(torch.autograd.Function):
-    """Cosine similarity (n, n) of the rows (n, d) less their mean along `dim`; 0 where centring leaves nothing.
+    """Cosine similarity (…, n, n) of the rows (…, n, d) less their mean along `dim`, -1 or -2.
 
-    A row counts as constant where what is left is the rounding of the mean. With centred rows c, unit rows u = c/|c|
-    and S = u uᵀ, a gradient G of S is (G + Gᵀ) u to u; a unit row turns and keeps its length, so that this, less its
-    part along u, over |c|, is the gradient to c.
+    With centred rows c, unit rows u = c/|c| and S = u uᵀ, a gradient G of S is (G + Gᵀ) u to u.
     """
 
     @staticmethod
     def forward(ctx, rows: Tensor, dim: int) -> Tensor:
-        unit, inverse = _centred_units(rows, dim)
+        unit, inverse = _unit_rows(rows, dim)
         ctx.dim = dim
         ctx.save_for_backward(unit, inverse)
-        return unit @ unit.T
+        return unit @ unit.mT
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         unit, inverse = ctx.saved_tensors
-        to_unit = (gradient + gradient.T) @ unit
-        along = (unit * to_unit).sum(dim=1, keepdim=True)
-        to_centred = torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse)
-        if ctx.dim == 0:  # along dim 1 unit rows have no mean, and so neither has what they make
-            to_centred -= to_centred.mean(dim=0, keepdim=True)
+        to_centred = _to_centred((gradient + gradient.mT) @ unit, unit, inverse)
+        if ctx.dim == -2:  # along dim -1 unit rows have no mean, and so neither has what they make
+            to_centred -= to_centred.mean(dim=-2, keepdim=True)
         return to_centred, None
-
-
-def _centred_units(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Rows less their mean along `dim`, each divided by its length, and 1 / that; both 0 of constant rows."""
-    centred = rows - rows.narrow(dim, 0, 1)  # changes nothing but the rounding: constants become exact
-    centred -= centred.mean(dim=dim, keepdim=True)
-    norm, rounding = _norms(centred, (1,)), 4 * torch.finfo(rows.dtype).eps * _norms(rows, (1,))
-    inverse = torch.where(norm <= rounding, 0.0, 1 / norm)
-    return centred.mul_(inverse), inverse
 
 
 class _ManyFilters(torch.autograd.Function):
@@ -170,7 +168,7 @@ class _ManyFilters(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, filters: Tensor) -> Tensor:
-        unit, inverse = _centred_units(filters, dim=1)
+        unit, inverse = _unit_rows(filters, -1)
         gram = unit.T @ unit
         norm = (gram.square().sum() - (inverse > 0).sum()).clamp(min=0).sqrt()
         ctx.save_for_backward(unit, inverse, gram, torch.where(norm > 0, 2 / norm, 0.0))
@@ -180,9 +178,64 @@ class _ManyFilters(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
         unit, inverse, gram, scale = ctx.saved_tensors
-        to_unit = unit @ gram
-        along = (unit * to_unit).sum(dim=1, keepdim=True)
-        return torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse * (gradient * scale))
+        return _to_centred(unit @ gram, unit, inverse * (gradient * scale))
+
+
+class _Redundancies(torch.autograd.Function):
+    """Frobenius norms (N,) of the similarities of the rows (N, n, d), less their mean along d, without the diagonals.
+
+    For a GPU: in half the calls of `kernel_loss`, and of the same values. With `tf32` products round their factors to
+    10 bits. The norm's gradient S/|S| is symmetric, and so 2 S u / |S| to unit rows u; where the norm is 0 so is S.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, tf32: bool) -> Tensor:
+        unit, inverse = _unit_rows(rows, -1)
+        with _products_in(tf32 and rows.is_cuda):
+            rest = unit @ unit.mT
+        rest.diagonal(dim1=-2, dim2=-1).zero_()
+        norm = torch.linalg.vector_norm(rest, dim=(-2, -1), keepdim=True)
+        ctx.tf32 = tf32
+        ctx.save_for_backward(unit, inverse, rest, norm)
+        return norm[..., 0, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        unit, inverse, rest, norm = ctx.saved_tensors
+        scale = gradient[..., None, None] / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+        with _products_in(ctx.tf32 and rest.is_cuda):
+            to_unit = torch.baddbmm(unit, rest, unit, beta=0, alpha=2)
+        return _to_centred(to_unit, unit, inverse * scale), None
+
+
+def _unit_rows(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Rows (…, n, d) less their mean along `dim`, of length 1, and one over the length they had (…, n, 1).
+
+    0 where centring leaves nothing: a row counts as constant where what is left is the rounding of the mean.
+    """
+    centred = rows - rows.narrow(dim, 0, 1)  # changes nothing but the rounding: constants become exact
+    centred -= centred.mean(dim=dim, keepdim=True)
+    norm, rounding = _norms(centred, (-1,)), 4 * torch.finfo(rows.dtype).eps * _norms(rows, (-1,))
+    inverse = (1 / norm).masked_fill_(norm <= rounding, 0.0)
+    return centred.mul_(inverse), inverse
+
+
+def _to_centred(to_unit: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """A gradient of unit rows c/|c| as one of c: a unit row turns and keeps its length, so less the part along it."""
+    along = (unit * to_unit).sum(dim=-1, keepdim=True)
+    return torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse)
+
+
+@contextmanager
+def _products_in(tf32: bool) -> Iterator[None]:
+    """Lets a GPU round the factors of matrix products to 10 bits."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before or tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class _MapDeviations(torch.autograd.Function):
@@ -214,14 +267,36 @@ class _MapDeviations(torch.autograd.Function):
         return (centred * (gradient[:, :, None, None] * inverse)).to(ctx.dtype)
 
 
+class _FewCallDeviations(torch.autograd.Function):
+    """As `_MapDeviations`, in a third of the calls, and from the maps as they came in place of a centred copy.
+
+    Welford's algorithm, by which a GPU finds variances, finds none in a constant map. On a CPU it is slow.
+    """
+
+    @staticmethod
+    def forward(ctx, maps: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(promote(maps), dim=(2, 3), correction=0, keepdim=True)
+        rounding = (4 * torch.finfo(variance.dtype).eps) ** 2
+        inverse = variance.rsqrt().masked_fill_(torch.addcmul(variance, mean, mean, value=-rounding) <= 0, 0.0)
+        ctx.save_for_backward(maps, mean, inverse)
+        return (variance * inverse).flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        maps, mean, inverse = ctx.saved_tensors
+        scale = gradient[:, :, None, None] * inverse / (maps.shape[2] * maps.shape[3])
+        return ((maps - mean) * scale).to(maps.dtype)
+
+
 def _norms(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Euclidean norms along `dims`, which stay; on a CPU many times as fast as `vector_norm` along few numbers."""
-    return x.square().sum(dim=dims, keepdim=True).sqrt()
+    return torch.linalg.vector_norm(x, dim=dims, keepdim=True) if few_calls(x) else x.square().sum(dims, True).sqrt()
 
 
-def _cosines(rows: Tensor, dim: int) -> Tensor:
+def _cosines(rows: Tensor, centre: str) -> Tensor:
     with torch.autocast(rows.device.type, enabled=False):
-        return _CentredCosines.apply(rows, dim)
+        return _CentredCosines.apply(rows, -1 if centre == "sample" else -2)
 
 
 def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
@@ -232,11 +307,38 @@ def similarity_matrix(x: Tensor, centre: str = "sample") -> Tensor:
     2019) or each channel's mean over the batch ("batch"). A row that centring makes zero is similar to nothing: 0.
     """
     check_choice("centre", centre, ("sample", "batch"))
+    return _cosines(similarity_rows(x), centre)
+
+
+def similarity_rows(x: Tensor) -> Tensor:
+    """What `similarity_matrix` compares, in float32 at least: (n, C), or (n, d) of vectors."""
     if x.ndim not in (2, 4):
         raise ImclError(f"Similarity is defined for (n, C, H, W) or (n, d); got {tuple(x.shape)}.")
-    one_position = x.ndim == 2 or x.shape[2] * x.shape[3] == 1
-    rows = promote(x.flatten(1)) if one_position else _MapDeviations.apply(x)
-    return _cosines(rows, dim=1 if centre == "sample" else 0)
+    if x.ndim == 2 or x.shape[2] * x.shape[3] == 1:
+        return promote(x.flatten(1))
+    return (_FewCallDeviations if few_calls(x) else _MapDeviations).apply(x)
+
+
+def similarity_matrices(rows: list[Tensor], centre: str = "sample") -> Tensor:
+    """`similarity_matrix` of the `similarity_rows` of N layers, (N, n, n); those of one width in one call."""
+    return in_one_call(lambda same: _cosines(same, centre), rows)
+
+
+def in_one_call(function: Callable[[Tensor], Tensor], tensors: list[Tensor]) -> Tensor:
+    """`function` of each tensor, stacked; it is called once for all of one shape, with them stacked."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        places.setdefault(tuple(tensor.shape), []).append(place)
+    found = [function(_stacked([tensors[i] for i in same])) for same in places.values()]
+    order = [place for same in places.values() for place in same]
+    if order == sorted(order):
+        return torch.cat(found)
+    values = dict(zip(order, (value for part in found for value in part), strict=True))
+    return torch.stack([values[place] for place in sorted(order)])
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
 
 
 def pull_push_loss(
@@ -288,7 +390,7 @@ def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
     the standard deviation is not `biased`, dividing by G - 1, every entry is (G - 1)/G times that.
     """
     filters = _filters(weight)
-    cosines, size = _cosines(filters, dim=1), filters.shape[1]
+    cosines, size = _cosines(filters, "sample"), filters.shape[1]
     return cosines if biased else (size - 1) / size * cosines
 
 
@@ -313,3 +415,19 @@ def kernel_loss(weight: Tensor, biased: bool = True) -> Tensor:
         return norm if biased else (size - 1) / size * norm
     covariance = kernel_covariance(weight, biased)
     return torch.linalg.matrix_norm(covariance - torch.diag(covariance.diagonal()))
+
+
+def kernel_losses(weights: list[Tensor], biased: bool = True, tf32: bool = False) -> Tensor:
+    """`kernel_loss` of N kernels, (N,); those of one shape in one call, as a GPU likes it.
+
+    With `tf32` a GPU rounds the factors of its products to 10 bits, which the filters of convolutions in half precision
+    do not have either.
+    """
+
+    def of_one_shape(filters: Tensor) -> Tensor:
+        size = filters.shape[-1]
+        with torch.autocast(filters.device.type, enabled=False):
+            norms = _Redundancies.apply(filters, tf32)
+        return norms if biased else norms * ((size - 1) / size)
+
+    return in_one_call(of_one_shape, [*map(_filters, weights)])

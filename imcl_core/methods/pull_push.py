@@ -50,13 +50,17 @@ class PullPush(Term):
     def read(self, place: Layer, maps: Tensor) -> Tensor:
         projected = self.heads[place.name](maps)
         with without_autocast(maps.device):
-            return losses.similarity_matrix(self.task.compared(projected), self.settings.pp_centre)
+            compared = self.task.compared(projected)
+            if losses.few_calls(maps):  # `losses` compares those of all layers together
+                return losses.similarity_rows(compared)
+            return losses.similarity_matrix(compared, self.settings.pp_centre)
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s = self.settings
         target, source = self.task.similarities(step.images, step.labels, s.pp_centre)
-        similarities = torch.stack([seen[p.name] for p in self.reads])  # all layers in one call
-        made = {"dtype": similarities.dtype, "device": similarities.device}
+        found = [seen[p.name] for p in self.reads]
+        together = losses.similarity_matrices(found, s.pp_centre) if losses.few_calls(found[0]) else torch.stack(found)
+        made = {"dtype": together.dtype, "device": together.device}
         pull, push = (torch.linspace(*ends, len(self.reads), **made) for ends in (s.pp_pull, s.pp_push))
-        values = losses.pull_push_distance(similarities, target, source, pull, push, s.pp_normalise)
+        values = losses.pull_push_distance(together, target, source, pull, push, s.pp_normalise)
         return {self.named(p): value for p, value in zip(self.reads, values, strict=True)}

@@ -81,7 +81,7 @@ class Term:
         self.reads: list[Layer] = []
         self.changes: list[Layer] = []
         self.heads: dict[str, nn.Module] = {}
-        self.weights: list[str] = []  # modules whose weights it compares
+        self.weights: list[str] = []  # modules whose weights it compares, by `weight_of`
         self.branched = ""  # the module that it runs for several predictions
 
     # --- once
@@ -174,6 +174,11 @@ class OfPredictions(Term):
             hard = torch.stack([losses.hard_loss(z, step.targets) for z in step.rows(step.predictions)]).mean()
             loss = self.factor * loss + (1 - self.factor) * hard
         return terms | {self.name: loss}
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A module's weight in float32, also where a step has put one in half precision in its place."""
+    return getattr(module.weight, "whole", module.weight)
 
 
 def fields_of(terms: Iterable[type[Term]]) -> set[str]:

@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 _ADDED = (  # since the first records
-    "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "pool",
+    "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "kernel_tf32", "pool",
     "side", "augment", "precision", "evaluate_every", "held_out",
 )  # fmt: skip
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)

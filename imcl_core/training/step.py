@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from imcl_core.collaboration import Collaboration
 from imcl_core.data.batches import TrainBatches
 from imcl_core.errors import ImclError
+from imcl_core.training.at_once import AtOnce
 from imcl_core.training.config import RunConfig
 
 _OF_THE_DEVICE = ("lr", "fused", "foreach", "differentiable")  # of a group of SGD: not to be taken from elsewhere
@@ -37,6 +38,7 @@ class Step:
             weight_decay=config.weight_decay,
             fused=on_gpu,
         )
+        self.at_once: contextlib.AbstractContextManager = contextlib.nullcontext()
         self.objective: nn.Module = collaboration
         if distributed.is_initialized():
             # Batch normalisation and similarity matrices see the images of their own process alone.
@@ -51,13 +53,14 @@ class Step:
         """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
         images, labels = self.batches.batch(start)
         images = images.contiguous(memory_format=torch.channels_last)
-        with self.precision():
-            loss = self.objective(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        with self.at_once:
+            with self.precision():
+                loss = self.objective(images, labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        wrong = (self.collaboration.logits.argmax(dim=1) != labels).float().mean()
+        wrong = (self.collaboration.logits.argmax(dim=1) != labels).mean(dtype=torch.float32)
         return torch.stack([*self.collaboration.terms.values(), wrong])
 
     def set_lr(self, lr: float) -> None:
@@ -97,6 +100,7 @@ class GraphedStep(Step):
     def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
         super().__init__(collaboration, batches, config, device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)
+        self.at_once = AtOnce(collaboration, self.dtype)
         self.stream = _capture_stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Tensor | None = None
