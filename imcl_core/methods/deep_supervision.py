@@ -23,7 +23,7 @@ class DeepSupervision(Term):
     name, Settings = "deep-supervision", DeepSupervisionSettings
     source = "Lee 2015"
     strengths = tuple({"deep_weight": w} for w in (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0))
-    needs, inside, capturable = ("layers",), True, False
+    needs, inside = ("layers",), True
 
     def attach(self, sites: Any, task: Any) -> None:
         self.reads, self.classes = sites.ends(self.name, but_the_last=True), task.num_classes

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imcl_core import losses
@@ -31,7 +32,7 @@ class DropBlock(Term):
     source = "Ghiasi 2018"
     strengths = tuple({"dropblock_rate": p, "dropblock_size": s} for p in (0.03, 0.1, 0.2) for s in (3, 5, 7))
     needs = ("layers",)
-    inside, capturable, pixels = True, False, True
+    inside = pixels = True
 
     def attach(self, sites: Any, task: Any) -> None:
         self.changes = sites.ends(self.name, maps=True)[-self.settings.dropblock_groups :]
@@ -40,7 +41,7 @@ class DropBlock(Term):
     def share(self) -> float:
         return self.settings.dropblock_rate
 
-    def change(self, place: Layer, maps: Tensor, progress: float) -> Tensor:
+    def change(self, place: Layer, maps: Tensor, progress: float | Tensor) -> Tensor:
         rate = self.settings.dropblock_rate * self.factor * progress
         return drop_blocks(maps, rate, self.settings.dropblock_size)
 
@@ -51,13 +52,28 @@ class DropBlock(Term):
         }
 
 
-def drop_blocks(maps: Tensor, rate: float, size: int) -> Tensor:
+def drop_blocks(maps: Tensor, rate: float | Tensor, size: int) -> Tensor:
     """`maps` (B, C, H, W) with blocks of side `size` set to 0, a portion `rate` in all (Ghiasi et al. 2018).
 
-    The side is at most the largest odd number that fits. What is left is scaled up to keep the sum.
+    The side is at most the largest odd number that fits. What is left is scaled up to keep the sum. A `rate` that is a
+    tensor is read where it lies, so that a captured step can follow it.
     """
     from torchvision.ops import drop_block2d  # here, since it takes a second to import
 
     side = min(size, *maps.shape[2:])
     side -= 1 - side % 2
-    return drop_block2d(losses.promote(maps), rate, side).to(maps.dtype)  # half precision cannot count the units
+    wide = losses.promote(maps)  # half precision cannot count the units
+    drop = _drop_by_tensor if isinstance(rate, Tensor) else drop_block2d
+    return drop(wide, rate, side).to(maps.dtype)
+
+
+def _drop_by_tensor(maps: Tensor, rate: Tensor, side: int) -> Tensor:
+    """torchvision's `drop_block2d`, of an odd side that fits, for a rate that no Python number may be made of."""
+    height, width = maps.shape[2:]
+    places = (height - side + 1, width - side + 1)
+    centres = torch.rand(*maps.shape[:2], *places, device=maps.device) < rate * (
+        height * width / (side**2 * places[0] * places[1])
+    )
+    blocks = F.max_pool2d(F.pad(centres.to(maps.dtype), (side // 2,) * 4), side, stride=1, padding=side // 2)
+    kept = 1 - blocks
+    return maps * kept * (kept.numel() / (1e-6 + kept.sum()))

@@ -47,7 +47,7 @@ class Step:
     task: Any  # what a label is of: an image, or a pixel
     predictions: Tensor
     logits: Tensor
-    progress: float
+    progress: float | Tensor  # a tensor, of the device, in a captured step
     first: str
 
     @property
@@ -116,7 +116,7 @@ class Term:
     def read(self, place: Layer, maps: Tensor) -> Any:
         """What `losses` needs of a place's maps (B, C, H, W); runs right behind it, so that nothing waits in memory."""
 
-    def change(self, place: Layer, maps: Tensor, progress: float) -> Tensor | None:
+    def change(self, place: Layer, maps: Tensor, progress: float | Tensor) -> Tensor | None:
         """What takes the place of a place's maps in training mode, after all terms have read it; None: nothing."""
 
     def losses(self, seen: dict[str, Any], step: Step) -> dict[str, Tensor]:

@@ -227,7 +227,7 @@ class Run:
         self.collaboration.train()
         rows, images = [], len(self.batches) * self.config.batch_size
         for start in range(0, images, self.config.batch_size):
-            self.collaboration.progress = (epoch + start / images) / self.config.epochs
+            self.step.set_progress((epoch + start / images) / self.config.epochs)
             rows.append(self.step(start))
             bar.update(self.config.batch_size)
         values = torch.stack(rows).double()

@@ -73,6 +73,10 @@ class Step:
         else:
             group["lr"] = lr
 
+    def set_progress(self, progress: float) -> None:
+        """How much of the training is done, from 0 to 1; some terms follow it."""
+        self.collaboration.progress = progress
+
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
@@ -92,7 +96,7 @@ class GraphedStep(Step):
     """The same step without launch overhead: batch, augmentation, losses, gradients and SGD in one CUDA graph.
 
     The first steps run eagerly, and count; they let cuDNN choose and SGD make its buffers. Replays read the position
-    in the epoch and the learning rate from tensors, and draw fresh dropout masks from the generator's current state.
+    in the epoch, the learning rate and the progress from tensors, and draw fresh masks by the generator's state.
     """
 
     WARM_UP = 3
@@ -100,6 +104,7 @@ class GraphedStep(Step):
     def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
         super().__init__(collaboration, batches, config, device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)
+        self.progress = torch.zeros((), device=device)
         self.at_once = AtOnce(collaboration, self.dtype)
         self.stream = _capture_stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -120,6 +125,10 @@ class GraphedStep(Step):
             self._capture()
         self.graph.replay()
         return self.metrics.clone()
+
+    def set_progress(self, progress: float) -> None:
+        self.progress.fill_(progress)  # in place: a captured step reads this very tensor
+        self.collaboration.progress = self.progress
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.graph is not None:

@@ -1,6 +1,7 @@
 """Deep supervision: how far its gradients reach, and how its weight falls."""
 
 import pytest
+import torch
 from small import gradients, loss_of, make, make_batch
 
 
@@ -16,12 +17,13 @@ def test_auxiliary_classifiers_reach_all_layers_below():
     assert len([n for n in collaboration.terms if n.startswith("deep")]) in (0, 4)
 
 
+@pytest.mark.parametrize("kind", [float, torch.tensor])
 @pytest.mark.parametrize(("decay", "factor"), [(True, 0.25), (False, 1.0)])
-def test_the_weight_of_auxiliary_classifiers_falls(decay, factor):
+def test_the_weight_of_auxiliary_classifiers_falls(decay, factor, kind):
     values = []
     for progress in (0.0, 0.75):
         collaboration = make("deep-supervision", deep_decay=decay)
-        collaboration.progress = progress
+        collaboration.progress = kind(progress)
         loss_of(collaboration)
         values.append([v.item() for n, v in collaboration.terms.items() if n.startswith("deep")])
     assert len(values[0]) == 3

@@ -8,21 +8,24 @@ from small import loss_of, make, make_batch
 from imcl_core.methods.dropblock import drop_blocks
 
 
-def test_dropped_units_form_blocks_in_the_portion_asked_for():
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_dropped_units_form_blocks_in_the_portion_asked_for(kind):
     torch.manual_seed(0)
-    dropped = (drop_blocks(torch.ones(64, 8, 16, 16), 0.1, 3) == 0).float()
+    dropped = (drop_blocks(torch.ones(64, 8, 16, 16), kind(0.1), 3) == 0).float()
     seeds = -F.max_pool2d(-dropped, 3, stride=1)  # where a whole block is dropped
     assert torch.equal(F.max_pool2d(F.pad(seeds, (2,) * 4), 3, stride=1), dropped)
     assert dropped.mean().item() == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.parametrize("kind", [float, torch.tensor])
 @pytest.mark.parametrize(("side", "size"), [(8, 7), (4, 7), (2, 7), (8, 4)])
-def test_blocks_fit_into_small_maps_and_keep_the_sum(side, size):
+def test_blocks_fit_into_small_maps_and_keep_the_sum(side, size, kind):
     torch.manual_seed(0)
     maps = torch.ones(32, 16, side, side, dtype=torch.float64)
-    dropped = drop_blocks(maps, 0.2, size)
+    dropped = drop_blocks(maps, kind(0.2), size)
     assert 0 < (dropped == 0).double().mean() < 0.4
     assert dropped.sum().item() == pytest.approx(maps.sum().item(), rel=1e-6)
+    torch.testing.assert_close(drop_blocks(maps, kind(0.0), size), maps, rtol=1e-8, atol=0)
     assert torch.equal(drop_blocks(maps, 0.0, size), maps)
 
 
