@@ -82,7 +82,7 @@ def _short(content: bytes) -> str:
 
 
 class Keeper:
-    """Keeps a run's state after every epoch, and writes it where `seconds` have passed since the last time.
+    """Keeps a run's state after every epoch, and writes the first, then what comes `seconds` after one, and the last.
 
     A state that is not written is kept in the machine's own memory: on a fast GPU an epoch takes less time than its
     checkpoint. `flush` writes it, where a run ends before its time. `path` None: nothing is kept.
@@ -90,18 +90,17 @@ class Keeper:
 
     def __init__(self, path: Path | None, seconds: float):
         self.path, self.every, self.held = path, seconds, None
-        self.written, self.spent = time.monotonic(), 0.0
+        self.written: float | None = None
 
     def keep(self, state: dict[str, Any], last: bool) -> None:
         if self.path is None:
             return
-        began, self.held = time.monotonic(), None
-        if last or began - self.written >= self.every:
+        now, self.held = time.monotonic(), None
+        if last or self.written is None or now - self.written >= self.every:
             save(self.path, state)
             self.written = time.monotonic()
         else:
             self.held = tree_map_only(Tensor, lambda x: x.detach().to("cpu", copy=True), state)
-        self.spent += time.monotonic() - began
 
     def flush(self) -> None:
         if self.held is not None:
