@@ -181,8 +181,8 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
         counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in part.unbind(1)])
     if constant := [c for c, levels in enumerate(counts > 0) if levels.sum() < 2]:
         raise ImclError(
-            f"Channel {constant[0]} of the images has one value throughout, so that it cannot be normalised: put a copy "
-            "of another channel there."
+            f"Channel {constant[0]} of the images has one value throughout, so that it cannot be normalised: put a "
+            "copy of another channel there."
         )
     share = counts / counts.sum(1, keepdim=True)
     value = torch.arange(256, dtype=torch.float64) / 255
