@@ -49,8 +49,8 @@ def train(
     With `out`, a folder: a checkpoint is written there after the first epoch, then after one that ends `save_every`
     seconds or more after the last one written, and where the run is interrupted; at the end `<name>.json`, the record,
     `<name>.network.pt`, the network's weights, and `<name>.npz`, small arrays of it. A run resumes from its checkpoint
-    and gives the same record; a finished one is not trained again, unless its `Collaboration` is asked for. On a CPU the
-    record depends on the configuration and the number of threads alone.
+    and gives the same record; a finished one is not trained again, unless its `Collaboration` is asked for. On a CPU
+    the record depends on the configuration and the number of threads alone.
 
     Where a method has a teacher, a baseline, that is taken from `out`, or trained first: `config.teacher`.
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.

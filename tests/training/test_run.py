@@ -135,7 +135,7 @@ def test_exhausted_memory_names_the_batch_size(monkeypatch, error):
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr(Collaboration, "objective", exhausted)
+    monkeypatch.setattr(Collaboration, "forward", exhausted)
     with pytest.raises(ImclError, match=r"lower batch_size \(to 16\)"):
         run(tiny())
 
@@ -144,7 +144,7 @@ def test_other_errors_are_not_taken_for_exhausted_memory(monkeypatch):
     def broken(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(Collaboration, "objective", broken)
+    monkeypatch.setattr(Collaboration, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         run(tiny())
 
