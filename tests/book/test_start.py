@@ -1,5 +1,6 @@
 """The page that says how to start: sizes are the code's, times the records', messages and commands those there are."""
 
+import json
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -63,3 +64,19 @@ def test_messages_of_the_page_are_those_of_the_code():
     code = re.sub(r"\{[^{}]*\}", "8000", code) + (ROOT / "Makefile").read_text(encoding="utf-8")
     assert len(messages) > 6
     assert not [message for message in messages if message not in code and not message.startswith("make")]
+
+
+def test_the_example_of_timm_runs():
+    pytest.importorskip("timm", reason="timm is not installed: pip install timm")
+    (example,) = re.findall(r"```python\n(import timm.*?)```", PAGE, re.DOTALL)
+    names = {}
+    exec(example, names)
+    assert all(p.grad is not None for p in names["network"].parameters())
+    assert any(term.startswith("kernel/") for term in names["collaboration"].terms)
+
+
+def test_what_a_step_of_timm_takes_is_what_was_measured():
+    found = json.loads(sizes.TIMM_STEP.read_text(encoding="utf-8"))
+    said = sizes.timm_step()
+    assert found["kernel_over_baseline"] > 1 and found["peak_gb"]["kernel"] > found["peak_gb"]["baseline"]
+    assert f"{found['baseline_s']:.2f} s" in said and f"{found['peak_gb']['kernel']:.2f} GB" in said

@@ -97,14 +97,15 @@ def error_against_cost(
 ) -> Figure:
     """Test error (%) over costs relative to the baseline's: `errors[method]` a value a seed, `costs[label][method]`.
 
-    A mark is the mean error, with its deviation, at the median cost, with its range; a cost that is counted is one
-    value. The dotted line of a panel joins `fronts[label]`, the methods that no other beats in both.
+    The first panel has every method; a later one may lack those whose cost is not known. A mark is the mean error, with
+    its deviation, at the median cost, with its range; a cost that is counted is one value. The dotted line of a panel
+    joins `fronts[label]`, the methods that no other beats in both.
     """
     figure, axes = panels(1, len(costs), 7, 3.6, sharey=True)
     means, styles = {name: np.mean(values) for name, values in errors.items()}, looks(errors)
     for axis, (label, by_method) in zip(axes[0], costs.items(), strict=True):
-        for name, values in errors.items():
-            _error_and_cost(axis, f"{name} ({len(values)})", values, by_method[name], styles[name])
+        for name, costs_of_one in by_method.items():
+            _error_and_cost(axis, f"{name} ({len(errors[name])})", errors[name], costs_of_one, styles[name])
         front = sorted((np.median(by_method[name]), means[name]) for name in fronts[label])
         axis.step(*zip(*front, strict=True), where="post", color="0.4", ls=":", lw=1, zorder=0)
         axis.set(xlabel=f"{label}\n(baseline = 1)")

@@ -2,9 +2,10 @@
 
 The directive `profiles` is a table of the sizes of runs. `{took}` shows what notebooks took when they last ran: one by
 its path, `longest`, or `all` of them together. `{coverage}` shows how many of the cells of the paper's tables have a
-run at the paper's scale.
+run at the paper's scale. The directive `timm-step` says what L_kernel adds to a step of a network of timm.
 """
 
+import json
 import statistics
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from imcl_book.sphinx.pages import RESULTS, executions
+from imcl_book.sphinx.pages import RESULTS, ROOT, executions
 from imcl_core.errors import ImclError, nearest
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import open_ledger, table
@@ -22,6 +23,7 @@ from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
 
 logger = logging.getLogger(__name__)
+TIMM_STEP = ROOT / "benchmarks" / "timm_step.json"
 PRINTED = ("table-1", "table-2", "table-3", "figure-2")
 SHOWN = {  # the data sets on which each profile is shown
     "smoke": ["digits"],
@@ -83,6 +85,23 @@ def coverage() -> tuple[int, int]:
     return int((cells["n"] > 0).sum()), len(cells)
 
 
+def timm_step() -> str:
+    """What `benchmarks/timm_step.py` measured, in two sentences."""
+    found = json.loads(TIMM_STEP.read_text(encoding="utf-8"))
+    seconds, memory = found["baseline_s"], found["peak_gb"]
+    return (
+        f"Measured by `benchmarks/timm_step.py` on one core, {found['model']} on {found['batch']} images of "
+        f"{found['side']}×{found['side']} pixels: a step of the baseline takes {seconds:.2f} s and "
+        f"{memory['baseline']:.2f} GB at its peak. With `kernel` it takes {seconds * found['kernel_over_baseline']:.2f} s, by the median of "
+        f"{found['turns']} pairs, and {memory['kernel']:.2f} GB."
+    )
+
+
+class TimmStep(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(timm_step())
+
+
 class Profiles(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes(profiles_table())
@@ -107,6 +126,7 @@ class Coverage(SphinxRole):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("profiles", Profiles)
+    app.add_directive("timm-step", TimmStep)
     app.add_role("took", Took())
     app.add_role("coverage", Coverage())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

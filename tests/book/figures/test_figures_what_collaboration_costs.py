@@ -95,6 +95,13 @@ def test_error_stands_at_its_mean_with_its_deviation_and_cost_at_its_median_with
     assert [(high - low) / 2 for low, high in deviations] == pytest.approx(wanted)
 
 
+def test_a_method_whose_cost_is_not_known_is_left_out_of_that_panel():
+    errors = {"out": [30.0], "tree": [28.0]}
+    costs = {"memory": {"out": [1.0], "tree": [2.0]}, "time": {"out": [1.1]}}
+    first, second = figures.error_against_cost(errors, costs, {"memory": ["tree"], "time": ["out"]}).axes
+    assert [len(axis.containers) for axis in (first, second)] == [2, 1]
+
+
 def test_combinations_are_told_apart_by_shape():
     errors = {"out+mid": [30.0], "mid+kernel": [28.0]}
     (axis,) = figures.error_against_cost(errors, {"time": errors}, {"time": ["mid+kernel"]}).axes
