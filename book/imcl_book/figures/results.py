@@ -50,8 +50,8 @@ def paired_differences_by_case(cases: Mapping[str, Mapping[str, Sequence[float]]
     rows = [len(differences) for differences in cases.values()]
     height, ratios = 0.6 + sum(0.7 + 0.4 * n for n in rows), [n + 0.8 for n in rows]
     figure, axes = panels(len(cases), 1, 6.4, height, sharex=True, height_ratios=ratios)
-    for axis, (case, differences) in zip(axes[:, 0], cases.items(), strict=True):
-        draw_pairs(axis, differences)
+    for axis, (case, gains) in zip(axes[:, 0], cases.items(), strict=True):
+        draw_pairs(axis, gains)
         axis.set_title(case, loc="left")
     for axis in axes[:-1, 0]:
         axis.set_xlabel("")

@@ -66,25 +66,25 @@ def _parts_of_the_loss(record: Record) -> dict[str, list[float]]:
 
 
 @styled
-def paired_differences(differences: Mapping[str, Sequence[float]]) -> Figure:
-    """Test error less the baseline's at the same seed, in points: a ring a seed, the mean ± its standard error.
+def paired_differences(gains: Mapping[str, Sequence[float]]) -> Figure:
+    """Gains in points, the baseline's test error less the method's: a ring a seed, the mean ± its standard error.
 
-    `differences` by method, a value a seed, the same seeds in the same order for all.
+    `gains` by method, a value a seed, the same seeds in the same order for all.
     """
-    figure, axes = panels(1, 1, 6, 0.9 + 0.6 * len(differences))
-    draw_pairs(axes[0, 0], differences)
+    figure, axes = panels(1, 1, 6, 0.9 + 0.6 * len(gains))
+    draw_pairs(axes[0, 0], gains)
     return figure
 
 
-def draw_pairs(axis: Axes, differences: Mapping[str, Sequence[float]]) -> None:
+def draw_pairs(axis: Axes, gains: Mapping[str, Sequence[float]]) -> None:
     """A row a method: its seeds as rings, their mean ± its standard error above them."""
-    for row, (methods, values) in enumerate(differences.items()):
+    for row, (methods, values) in enumerate(gains.items()):
         error = np.std(values, ddof=1) / len(values) ** 0.5
         axis.errorbar(np.mean(values), row, xerr=error, color=colour(methods), fmt="D", ms=6, lw=2.5, capsize=4)
         axis.plot(values, [row + 0.28] * len(values), "o", mfc="none", color=colour(methods), ms=7)
     axis.axvline(0, color=BLACK, lw=0.8, ls=":")
-    axis.set_yticks(range(len(differences)), list(differences))
-    axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(differences) - 0.4, -0.5))
+    axis.set_yticks(range(len(gains)), list(gains))
+    axis.set(xlabel="gain over the baseline of the same seed (points)", ylim=(len(gains) - 0.4, -0.5))
 
 
 @styled

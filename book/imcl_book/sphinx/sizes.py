@@ -88,12 +88,13 @@ def coverage() -> tuple[int, int]:
 def timm_step() -> str:
     """What `benchmarks/timm_step.py` measured, in two sentences."""
     found = json.loads(TIMM_STEP.read_text(encoding="utf-8"))
-    seconds, memory = found["baseline_s"], found["peak_gb"]
+    baseline_s, gb = found["baseline_s"], found["peak_gb"]
+    kernel_s = baseline_s * found["kernel_over_baseline"]
     return (
         f"Measured by `benchmarks/timm_step.py` on one core, {found['model']} on {found['batch']} images of "
-        f"{found['side']}×{found['side']} pixels: a step of the baseline takes {seconds:.2f} s and "
-        f"{memory['baseline']:.2f} GB at its peak. With `kernel` it takes {seconds * found['kernel_over_baseline']:.2f} s, by the median of "
-        f"{found['turns']} pairs, and {memory['kernel']:.2f} GB."
+        f"{found['side']}×{found['side']} pixels: a step of the baseline takes {baseline_s:.2f} s and "
+        f"{gb['baseline']:.2f} GB at its peak. With `kernel` it takes {kernel_s:.2f} s, by the median of "
+        f"{found['turns']} pairs, and {gb['kernel']:.2f} GB."
     )
 
 
