@@ -161,7 +161,7 @@ class _CentredCosines(torch.autograd.Function):
 
 
 class _ManyFilters(torch.autograd.Function):
-    """‖C - diag(C)‖_F of F filters (F, G), by the smaller of two matrices: faster than C where F > G.
+    """‖C - diag(C)‖_F of filters (…, F, G), by the smaller of two matrices: faster than C where F > G.
 
     With unit rows u, ‖u uᵀ‖ = ‖uᵀu‖, and the diagonal of C has a one for every filter that is not constant.
     """
@@ -169,8 +169,8 @@ class _ManyFilters(torch.autograd.Function):
     @staticmethod
     def forward(ctx, filters: Tensor) -> Tensor:
         unit, inverse = _unit_rows(filters, -1)
-        gram = unit.T @ unit
-        norm = (gram.square().sum() - (inverse > 0).sum()).clamp(min=0).sqrt()
+        gram, matrix = unit.mT @ unit, (-2, -1)
+        norm = (gram.square().sum(matrix) - (inverse > 0).sum(matrix)).clamp(min=0).sqrt()
         ctx.save_for_backward(unit, inverse, gram, torch.where(norm > 0, 2 / norm, 0.0))
         return norm
 
@@ -178,7 +178,7 @@ class _ManyFilters(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
         unit, inverse, gram, scale = ctx.saved_tensors
-        return _to_centred(unit @ gram, unit, inverse * (gradient * scale))
+        return _to_centred(unit @ gram, unit, inverse * (gradient * scale)[..., None, None])
 
 
 class _Redundancies(torch.autograd.Function):
@@ -425,9 +425,9 @@ def kernel_losses(weights: list[Tensor], biased: bool = True, tf32: bool = False
     """
 
     def of_one_shape(filters: Tensor) -> Tensor:
-        size = filters.shape[-1]
+        count, size = filters.shape[-2:]
         with torch.autocast(filters.device.type, enabled=False):
-            norms = _Redundancies.apply(filters, tf32)
+            norms = _ManyFilters.apply(filters) if count > size else _Redundancies.apply(filters, tf32)
         return norms if biased else norms * ((size - 1) / size)
 
     return in_one_call(of_one_shape, [*map(_filters, weights)])

@@ -31,6 +31,18 @@ def test_it_is_the_loss_by_definition_and_so_is_its_gradient(shape, constant, bi
     assert found.grad.isfinite().all() and (found.grad[:constant] == 0).all()
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_kernels_of_several_shapes_in_few_calls_are_each_ones_loss(biased):
+    weights = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate([(9, 2, 2, 1), (4, 9), (9, 2, 2, 1)])]
+    weights[0].data[:2] = 0.3
+    together = losses.kernel_losses(weights, biased)
+    found = torch.autograd.grad(together.sum(), weights)
+    alone = torch.stack([by_definition(weight, biased) for weight in weights])
+    torch.testing.assert_close(together, alone)
+    for ours, theirs in zip(found, torch.autograd.grad(alone.sum(), weights), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_its_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(losses.kernel_loss, normal(8, 3, 2, 1).requires_grad_())
 
