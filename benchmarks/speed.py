@@ -7,7 +7,6 @@ the same run.
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from statistics import median
 
@@ -15,25 +14,18 @@ import torch
 import torch.nn.functional as F
 from data_path import PilImages
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from imcl_core import RunConfig
 from imcl_core.data.batches import TrainBatches
-from imcl_core.data.sets import DataSet, Split
+from imcl_core.data.sets import DataSet
 from imcl_core.networks import build
+from imcl_core.study.gpu.checks import random_images
+from imcl_core.study.gpu.speeds import flops_per_image, seconds
 from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import make_step
 
 CLASSES = 100
 IMAGES = 4_096
-
-
-def random_images(count: int, device: torch.device) -> DataSet:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    split = Split(pixels, torch.randint(CLASSES, (count,), generator=generator))
-    half = torch.full((3,), 0.5)
-    return DataSet("random", tuple(map(str, range(CLASSES))), split, split, half, half / 2).to(device)
 
 
 def plain(config: RunConfig, data: DataSet, device: torch.device, half: bool, workers: int) -> Callable[[], None]:
@@ -62,33 +54,6 @@ def ours(config: RunConfig, data: DataSet, device: torch.device, graphed: bool) 
     step = make_step(collaboration, batches, config, device, graphed)
     starts = itertools.cycle(range(0, len(batches) * config.batch_size, config.batch_size))
     return lambda: step(next(starts))
-
-
-def seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Of one step, over `steps` of them."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    wait()
-    began = time.perf_counter()
-    for _ in range(steps):
-        step()
-    wait()
-    return (time.perf_counter() - began) / steps
-
-
-def flops_per_image(config: RunConfig) -> float:
-    """Of a training step: three times the forward pass."""
-    network = build(config.model, CLASSES, config.width).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, 32, 32))
-    return 3 * counter.get_total_flops()
-
-
-def matrix_peak(device: torch.device) -> float:
-    """FLOP/s of a large square matrix product, in bfloat16 on a GPU and float32 on a CPU."""
-    size, dtype = (8_192, torch.bfloat16) if device.type == "cuda" else (2_048, torch.float32)
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    seconds(lambda: a @ a, 3, device)
-    return 2 * size**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
 
 
 def contenders(model: str, profile: str, device: torch.device, rounds: int, steps: int) -> list[dict]:

@@ -136,6 +136,7 @@ def run_batch(
     progress: bool = True,
     notebook: bool = False,
     retry_failed: bool = False,
+    speeds: Speeds | None = None,
 ) -> Outcome:
     """Works through `configs` in their order; each record is written to `out` the moment its run ends.
 
@@ -144,7 +145,7 @@ def run_batch(
     started only if its estimated time fits into what is left. A run that fails is reported, leaves `<name>.failed.txt`
     and does not stop the rest; one that was interrupted, or whose process died, resumes from its checkpoint. With
     `notebook` each run leaves `run.ipynb` executed beside its record. `pool`: where to work; default: this process, or
-    one beside it for notebooks.
+    one beside it for notebooks. `speeds`: what a budget is planned with; default: the records' and trials'.
 
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
@@ -152,7 +153,7 @@ def run_batch(
     out, pool = Path(out).absolute(), pool or (Slots.on_cores(1) if notebook else Here())
     if data_folder := data_folder or os.environ.get("IMCL_DATA"):
         data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
-    speeds = _speeds(pool, device, budget, [out, *done], data_folder)
+    speeds = speeds or _speeds(pool, device, budget, [out, *done], data_folder)
     outcome = Outcome()
     todo = _todo(configs, out, done, retry_failed, outcome)
     if not pool.remote:

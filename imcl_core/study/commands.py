@@ -1,4 +1,4 @@
-"""The commands about many runs: `imcl batch`, `merge`, `status`, `plan`, `tables`.
+"""The commands about many runs: `imcl batch`, `merge`, `status`, `plan`, `tables`, `gpu`.
 
 What they need is imported as they run, so that every help is there on a machine without pandas.
 """
@@ -188,7 +188,36 @@ def tables(
             print(path)
 
 
-COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, tables)
+def gpu(
+    *,
+    table: Annotated[str, "whose runs follow, as imcl status lists them"] = "queue",
+    dataset: Dataset = None,
+    minutes: Annotated[float, "when it is to be over"] = 28.0,
+    out: Annotated[str, "folder for log, figures, records and checkpoints"] = "runs",
+    profile: Profile = "paper",
+    seeds: Seeds = 3,
+    only: Only = None,
+    results: Annotated[str, "runs with a record below it are done"] = "results",
+    steps: Annotated[int, "timed steps of each method"] = 100,
+    data_folder: DataFolder = None,
+    device: Device = None,
+) -> int:
+    """Use half an hour of a GPU: check it, measure it, work through a table to the end of the time.
+
+    examples:
+      imcl gpu --minutes 28 --out gpu                       then commit what is in gpu; the same again goes on
+      imcl gpu --minutes 4 --device cpu --profile smoke --table table-3 --dataset digits --steps 2    a rehearsal
+    """
+    from imcl_core.study.gpu.session import session
+    from imcl_core.training.machine import choose_device
+
+    configs = _wanted(table, profile, seeds, dataset, only)
+    options = {"profile": profile, "results": results, "data_folder": data_folder, "steps": steps}
+    found = session(configs, minutes, out, device=choose_device(device), **options)
+    return 1 if found["failed"] else 0
+
+
+COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, tables, gpu)
 
 
 # --- what `imcl batch` is made of -----------------------------------------------------------------------------------

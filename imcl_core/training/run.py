@@ -153,7 +153,7 @@ FORMAT = 2  # of checkpoints; the first one did not name its run
 class Run:
     """The state of a run between epochs; everything random in an epoch follows from the seed and its number."""
 
-    def __init__(self, config: RunConfig, data: DataSet, device: torch.device):
+    def __init__(self, config: RunConfig, data: DataSet, device: torch.device, graphed: bool | None = None):
         self.config, self.data, self.device = config, data, device
         self.rank, self.world = 0, 1
         if distributed.is_initialized():
@@ -169,7 +169,7 @@ class Run:
         )
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
         capturable = all(term.capturable for term in config.terms)
-        self.step = make_step(self.collaboration, self.batches, config, device, None if capturable else False)
+        self.step = make_step(self.collaboration, self.batches, config, device, graphed if capturable else False)
         self.evaluated_at_once = images_at_once(device, config.side)
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch

@@ -1,0 +1,136 @@
+"""How fast the step is, beside a plain loop, as a share of the card's peak, and each method beside the baseline."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from imcl_core.data.sets import DataSet
+from imcl_core.networks import build
+from imcl_core.study.gpu.checks import ALL, random_images
+from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import forget_peak, peak_memory
+from imcl_core.training.run import Run
+
+MODELS = ("resnet18", "vgg16")
+METHODS = ("baseline", "out", "kernel", "mid", "pull-push", ALL)
+IMAGES, CLASSES = 2_048, 100
+WARM_UP = 6  # steps, the capture among them
+Row = dict[str, Any]
+
+
+def rows(profile: str, device: torch.device, steps: int) -> Iterator[Row]:
+    """A row a measurement, as it comes: the peak, then for each network the plain loops and the methods."""
+    peak = matrix_peak(device)
+    yield {"what": "fastest matrix product", "flops_per_s": peak}
+    for model in MODELS:
+        config = RunConfig(dataset="cifar100", model=model, profile=profile)
+        per_image = flops_per_image(config)
+        for half in (False, True) if device.type == "cuda" else (False,):
+            rate = config.batch_size / seconds(plain_loop(config, device, half), max(3, steps // 10), device)
+            yield {"what": "plain loop, " + ("bfloat16" if half else "float32"), "model": model, "images_per_s": rate}
+        first: Row = {}
+        for methods in METHODS:
+            tried = RunConfig(dataset="cifar100", model=model, methods=methods, profile=profile)
+            row = method_row(tried, device, steps)
+            first = first or row
+            yield row | {
+                "share_of_peak": row["images_per_s"] * per_image / peak,
+                "time_over_baseline": first["images_per_s"] / row["images_per_s"],
+                "memory_over_baseline": row["peak_memory_gb"] / (first["peak_memory_gb"] or 1),
+            }
+
+
+def method_row(config: RunConfig, device: torch.device, steps: int) -> Row:
+    """Images a second and the peak of training steps; seconds of evaluating 10,000 images, and of starting."""
+    began = time.monotonic()
+    data = random_images(IMAGES, device)
+    cuda = [device] if device.type == "cuda" else []
+    forget_peak(device)
+    with torch.random.fork_rng(devices=cuda):
+        run = Run(config, data, device)
+        run.collaboration.train()
+        starts = itertools.cycle(range(0, len(run.batches) * config.batch_size, config.batch_size))
+        for _ in range(WARM_UP):
+            run.step(next(starts))
+        started = time.monotonic() - began
+        taken = seconds(lambda: run.step(next(starts)), steps, device)
+        peak = peak_memory(device)
+        run.evaluate()
+        evaluation = seconds(run.evaluate, 1, device) * 10_000 / len(data.test)
+    return {
+        "what": "training step",
+        "model": config.model,
+        "methods": config.methods,
+        "images_per_s": config.batch_size / taken,
+        "peak_memory_gb": peak / 1e9,
+        "evaluation_seconds": evaluation,
+        "start_seconds": started,
+    }
+
+
+def plain_loop(config: RunConfig, device: torch.device, half: bool) -> Callable[[], None]:
+    """A step as a tutorial has it: DataLoader with torchvision's transforms, zero_grad, forward, backward, step."""
+    from torchvision.transforms import v2  # here, since it takes a second to import
+
+    data = random_images(IMAGES, torch.device("cpu"))
+    change = v2.Compose([v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
+    loader = DataLoader(_Changed(data, change), config.batch_size, shuffle=True, drop_last=True)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    network = build(config.model, CLASSES, config.width).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+
+    def step() -> None:
+        images, labels = (part.to(device, non_blocking=True) for part in next(batches))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    step()
+    return step
+
+
+class _Changed(TensorDataset):
+    """Images and labels, each image changed when it is asked for."""
+
+    def __init__(self, data: DataSet, change: Callable):
+        super().__init__(data.train.images, data.train.labels)
+        self.change = change
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = super().__getitem__(index)
+        return self.change(image), label
+
+
+def seconds(act: Callable[[], Any], times: int, device: torch.device) -> float:
+    """Of one call, over so many."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    wait()
+    began = time.perf_counter()
+    for _ in range(times):
+        act()
+    wait()
+    return (time.perf_counter() - began) / times
+
+
+def flops_per_image(config: RunConfig) -> float:
+    """Of a training step: three times the forward pass."""
+    network = build(config.model, CLASSES, config.width).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32))
+    return 3 * counter.get_total_flops()
+
+
+def matrix_peak(device: torch.device) -> float:
+    """FLOP/s of a large square matrix product, in bfloat16 on a GPU and float32 on a CPU."""
+    size, dtype = (8_192, torch.bfloat16) if device.type == "cuda" else (1_024, torch.float32)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    seconds(lambda: a @ a, 3, device)
+    return 2 * size**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
