@@ -15,12 +15,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from imcl_core.steps import make_step
-from speed import random_images
 
 from imcl_core import RunConfig
-from imcl_core.data import TrainBatches
-from imcl_core.training import build_collaboration, environment
+from imcl_core.data.batches import TrainBatches
+from imcl_core.study.gpu.checks import random_images
+from imcl_core.training.machine import environment
+from imcl_core.training.run import build_collaboration
+from imcl_core.training.step import make_step
 
 MODELS = ("resnet18", "vgg16")
 STEPS = {0.125: 8, 0.25: 6, 0.5: 3, 1.0: 1}  # a round, by width

@@ -16,11 +16,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from speed import contenders, matrix_peak, random_images
+from speed import contenders
 
 from imcl_core import RunConfig
 from imcl_core.data.batches import TrainBatches
-from imcl_core.training.machine import choose_device, environment, peak_memory
+from imcl_core.study.gpu.checks import random_images
+from imcl_core.study.gpu.speeds import matrix_peak
+from imcl_core.training.machine import choose_device, environment, forget_peak, peak_memory
 from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import make_step
 
@@ -57,6 +59,7 @@ class Timed:
 def memory(model: str, methods: str, profile: str, device: torch.device) -> int:
     """Bytes that a few training steps add to this process; call it in a fresh one."""
     torch.set_num_threads(1)
+    forget_peak(device)
     before = peak_memory(device)
     Timed(model, methods, profile, device).run(8 if device.type == "cuda" else 3)
     return peak_memory(device) - before
@@ -75,8 +78,11 @@ def measure(model: str, profile: str, device: torch.device, rounds: int, steps: 
     context = multiprocessing.get_context("spawn")
     rows = []
     for methods in METHODS:
-        with context.Pool(1) as pool:
-            taken = pool.apply(memory, (model, methods, profile, device))
+        if device.type == "cuda":  # whose peak can be forgotten: a process each would take minutes of the card
+            taken = memory(model, methods, profile, device)
+        else:
+            with context.Pool(1) as pool:
+                taken = pool.apply(memory, (model, methods, profile, device))
         ratios = [s / b for s, b in zip(seconds[methods], seconds["baseline"], strict=True)]
         rows.append(
             {
