@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -37,6 +38,9 @@ DataFolder = Annotated[str | None, "where the data lies (default: $IMCL_DATA, el
 Device = Annotated[str | None, "cpu, cuda, cuda:1 … (default: a GPU where there is one)"]
 
 
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-inf$|-nan$", re.IGNORECASE)  # argparse knows no exponents
+
+
 def add_command(commands: Any, function: Callable[..., int | None], *, whole: bool = True) -> None:
     """Adds `function` to argparse's subparsers, as the command of its name; but for `whole` its summary alone."""
     name, (summary, _, examples) = function.__name__, inspect.getdoc(function).partition("\n\nexamples:")
@@ -51,6 +55,7 @@ def add_command(commands: Any, function: Callable[..., int | None], *, whole: bo
     )
     if not whole:
         return
+    parser._negative_number_matcher = _NEGATIVE
     for parameter, hint in _parameters(function):
         if parameter.kind is parameter.VAR_KEYWORD:
             _add_settings(parser, parameter.name, hint)

@@ -8,6 +8,7 @@ made the file.
 
 import csv
 import html
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from imcl_core import DenseSettings
 from imcl_core.errors import ImclError, nearest
 from imcl_core.study.tables.paper import PAPER
 from imcl_core.training.config import RunConfig
+from imcl_core.training.files import RECORD, of_runs
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[3]
@@ -180,7 +182,7 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: no
 def copy_records(app: Sphinx, exception: Exception | None) -> None:
     """The tables link to the records they rest on."""
     if exception is None and app.builder.format == "html":
-        for record in sorted(RESULTS.rglob("*.json")):
+        for record in itertools.chain(*of_runs(RECORD, RESULTS).values()):
             target = Path(app.outdir) / "results" / record.relative_to(RESULTS)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record, target)
