@@ -75,7 +75,8 @@ def project_version() -> str:
     if (clone / ".git").exists():
         command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
         with suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            quiet = {"env": {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, "capture_output": True, "text": True}
+            return subprocess.run(command, **quiet, check=True, timeout=10).stdout.strip()
     try:
         return importlib.metadata.version("imcl-core")
     except importlib.metadata.PackageNotFoundError:

@@ -28,6 +28,7 @@ from imcl_core.training.config import RunConfig
 from imcl_core.training.files import Files, tell
 from imcl_core.training.machine import choose_device, environment, forget_peak, peak_memory, processes
 from imcl_core.training.record import Record, finished_record, write_record
+from imcl_core.training.sheets import NewerRecord
 from imcl_core.training.step import make_step
 
 SAVE_EVERY = 30  # seconds of training, at the least, from one checkpoint to the next
@@ -133,6 +134,8 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
             like = assemble(teacher, teacher.recipe.classes, (3, teacher.side, teacher.side)).network
         try:
             return checkpoints.load_network(files.network, finished_record(files.record).run.get("network"), like)
+        except NewerRecord:
+            raise
         except ImclError as error:
             tell(str(error))
     _, trained = train(teacher, out=out, **options, return_collaboration=True)
