@@ -9,7 +9,7 @@ from small_notebooks import good
 
 from imcl_core.study.notebook import dumps, normalise, read
 
-HOME, USERS = "/" + "home", "/" + "Users"  # in two parts: no tracked file holds a path of a machine
+SLASH = "/"  # no tracked file holds a path of a machine
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><circle r="1"/>{}</svg>'
 
 
@@ -79,9 +79,9 @@ ANYWHERE = {
     "a drawing with a handler": (shown(SVG.format('<a onclick="x()"/>')), "runs a script"),
     "/nfs": (shown("read /nfs/home/me", "text/plain"), "path of this machine, '/nfs/home'"),
     "/data": (shown("read /data/cifar10.npz", "text/plain"), "path of this machine, '/data/cifar10.npz'"),
-    "C:/Users": (shown(f"read C:{USERS}/me", "text/plain"), "path of this machine, 'C:/Users/'"),
+    "C:/Users": (shown(f"read C:{SLASH}Users/me", "text/plain"), "path of this machine, 'C:/Users/'"),
     "C:\\Users": (shown("read C:\\Users\\me", "text/plain"), "path of this machine"),
-    "a file's address": (shown(f"file://{HOME}/me/a.png", "text/plain"), "path of this machine, 'file:///home"),
+    "a file's address": (shown(f"file://{SLASH}home/me/a.png", "text/plain"), "path of this machine, 'file:///home"),
     "six large outputs": (large, "MB of output in all"),
 }
 
