@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from imcl_book.demo import __main__ as command
-from imcl_book.demo.export import TESTING, TRAINING, handwritten, read, rebuilt
+from imcl_book.demo.export import TESTING, TRAINING, drop_old, handwritten, read, rebuilt
 from imcl_book.demo.runs import KINDS, SETS, config_of
 from imcl_book.demo.weights import fold, packed, unfold, unpack
 from imcl_book.sphinx.demo import FILES
@@ -94,3 +94,11 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(command, "export", refuse)
     assert command.main([]) == 2
     assert capsys.readouterr().err == "There is no data.\n"
+
+
+def test_records_of_earlier_exports_go_and_nothing_else(tmp_path):
+    names = ("digits-resnet18-out-cpu-seed0-1.json", "digits-resnet18-out-cpu-seed0-2.json", "notes.json")
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    drop_old(tmp_path, [tmp_path / names[1]])
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])

@@ -51,8 +51,16 @@ def export(out: Path = PAGE, runs: Path = Path("runs/demo"), data_folder: Path |
         script = f"(window.imclDemo ??= {{}}).{name} = {json.dumps(content, separators=(',', ':'))};\n"
         written.append(out / f"{name}.js")
         write_whole(written[-1], script.encode())
+    drop_old(out / "records", written)
     write_whole(out / "facts.json", (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     return [*written, out / "facts.json"]
+
+
+def drop_old(folder: Path, written: list[Path]) -> None:
+    """Removes records of earlier exports, which tell of networks that the page no longer holds."""
+    for path in folder.glob("*-resnet18-*-seed*.json"):
+        if path not in written:
+            path.unlink()
 
 
 def _facts(record: Record, run: Run, error: float) -> dict[str, str]:
