@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ImclError as error:
         print(error, file=sys.stderr)
     except ModuleNotFoundError as error:
-        name = parsed.run.__name__
+        name = parsed.run.__name__.replace("_", "-")
         print(f"imcl-book {name} needs {error.name}: pip install 'imcl-core[study,book]'.", file=sys.stderr)
     return 2
 
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(run, help: str, *argument: str, **options: object) -> argparse.ArgumentParser:
-        made = commands.add_parser(run.__name__, help=help, description=help)
+        made = commands.add_parser(run.__name__.replace("_", "-"), help=help, description=help)
         made.set_defaults(run=run)
         if argument:
             made.add_argument(*argument, type=Path, **options)
@@ -44,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     made = command(serve, "serve the built book on this machine and open it", "folder")
     made.add_argument("--port", type=int, default=8000, help="default 8000")
     command(pdf, "print the built book to one PDF", "folder")
+    made = command(export_demo, "write the files of the page in the browser; the first time its networks are trained")
+    made.add_argument("--out", type=Path, help="folder of the page's files (default: the book's)")
+    made.add_argument("--runs", type=Path, default=Path("runs/demo"), help="trained networks (default: runs/demo)")
+    made.add_argument("--data-folder", type=Path, help="where cifar10.npz lies (default: IMCL_DATA)")
     return parser
 
 
@@ -93,6 +97,12 @@ def pdf(parsed: argparse.Namespace) -> None:
     from imcl_book import site
 
     print(f"The book on paper: {site.print_book(parsed.folder).resolve().as_uri()}")
+
+
+def export_demo(parsed: argparse.Namespace) -> None:
+    from imcl_book.demo.export import PAGE, export
+
+    print(*export(parsed.out or PAGE, parsed.runs, parsed.data_folder), sep="\n")
 
 
 if __name__ == "__main__":

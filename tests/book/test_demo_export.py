@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from imcl_book.demo import __main__ as command
+from imcl_book import cli
+from imcl_book.demo import export as exporting
 from imcl_book.demo.export import TESTING, TRAINING, drop_old, handwritten, read, rebuilt
 from imcl_book.demo.runs import KINDS, SETS, config_of
 from imcl_book.demo.weights import fold, packed, unfold, unpack
@@ -91,8 +92,8 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch, capsys):
     def refuse(*_):
         raise ImclError("There is no data.")
 
-    monkeypatch.setattr(command, "export", refuse)
-    assert command.main([]) == 2
+    monkeypatch.setattr(exporting, "export", refuse)
+    assert cli.main(["export-demo"]) == 2
     assert capsys.readouterr().err == "There is no data.\n"
 
 
