@@ -79,7 +79,8 @@ def test_the_page_holds_the_networks_that_its_records_tell_of(name, kind):
 
 
 def test_the_digits_errors_are_those_of_the_rounded_network():
-    from imcl_core.data.sets import evaluation_batches, load
+    from imcl_core.data.batches import evaluation_batches
+    from imcl_core.data.sets import load
 
     content = read(FILES / "digits.js")
     network = rebuilt(content, "digits", "collaboration").network
