@@ -3,7 +3,7 @@
 import re
 
 LAYOUT = re.compile(
-    r"\\(?:tag\{\d+\}|mathrm\{diag\}|text\{[^}]*\}|underbrace|q?quad|Big|big|[lr]Vert|left|right|frac|sum|log|exp|sqrt"
+    r"\\(?:tag\{\d+\}|(?:begin|end)\{aligned\}|mathrm\{diag\}|text\{[^}]*\}|underbrace|q?quad|Big|big|[lr]Vert|left|right|frac|sum|log|exp|sqrt"
     r"|cdot|dots|times|pm|max|ge|le|top|ne|[,;!])(?![a-zA-Z])"
 )
 WORDS = ("hard", "soft", "out", "mid", "pull-push", "pull", "push", "kernel")
