@@ -36,7 +36,7 @@ SOLUTION = {  # folded in the book, in Jupyter Lab and on Colab
     "mystnb": {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"},
     "tags": ["hide-cell", "nbval-check-output", "solution"],
 }
-CHOICES = re.compile(r"^(\w+) = \.\.\.\s+#.*", re.MULTILINE)
+CHOICES = re.compile(r"^(?:(?:# .*\n)+\w+ = \.\.\.$|\w+ = \.\.\.  # .*)", re.MULTILINE)  # the comment beside or above
 MOST_CELLS = 12  # of a chapter to be run for one exercise, so that trying all takes seconds
 WORTHLESS = (None, "", object(), lambda *args, **_: args[0], lambda *_args, **_: 0.0)
 
@@ -148,7 +148,7 @@ def passes(test, values) -> bool:
 
 
 def choices(source: str) -> list[list]:
-    """Of each answer to choose, as in `answer = ...  # "rises" or "falls"`, what the comment offers."""
+    """Of each answer to choose, as in `answer = ...  # "rises" or "falls"`, what its comment offers."""
     return [[ast.literal_eval(text) for text in re.findall(r'"[^"]*"', line[0])] for line in CHOICES.finditer(source)]
 
 
