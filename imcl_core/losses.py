@@ -7,6 +7,7 @@ float32 at least: half-precision inputs are promoted first.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,25 @@ from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError, check_choice
 
+_AS_ON_A_GPU = ContextVar("as on a GPU", default=False)
+
 
 def few_calls(x: Tensor) -> bool:
     """Whether calls cost more than what they compute: so it is for small tensors on a GPU, which then takes other ways.
 
     The values are the same; `tests/losses/test_few_calls.py` compares both ways.
     """
-    return x.is_cuda
+    return x.is_cuda or _AS_ON_A_GPU.get()
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Takes the ways of `few_calls` in here on any device, such as where a GPU's memory is counted without one."""
+    before = _AS_ON_A_GPU.set(True)
+    try:
+        yield
+    finally:
+        _AS_ON_A_GPU.reset(before)
 
 
 def promote(x: Tensor) -> Tensor:
