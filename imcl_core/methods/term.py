@@ -52,7 +52,7 @@ class Step:
 
     @property
     def targets(self) -> Tensor:
-        """What each prediction is to be: class indices (B,), or probabilities (B, m)."""
+        """What each prediction is to be, class indices (B,) or probabilities (B, m)."""
         return self.task.targets(self.labels, self.logits)
 
     def rows(self, logits: Tensor) -> Tensor:
