@@ -30,6 +30,10 @@ except ImclError as error:
 print(imcl_core.__file__)
 """
 COMMAND = "import sys; from imcl_core.cli import main; sys.exit(main(sys.argv[1:]))"
+SMALL = (  # a set of the name cifar10 with 60 and 20 images
+    "import dataclasses; from imcl_core.training.recipes import RECIPES; "
+    "RECIPES['cifar10'] = dataclasses.replace(RECIPES['cifar10'], images=60, test_images=20); "
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,7 @@ def test_it_trains_on_arrays_of_ones_own(plain, tmp_path):
         arrays[f"y_{split}"] = np.arange(count) % 10
     np.savez(tmp_path / "cifar10.npz", **arrays)
     line = "train --dataset cifar10 --methods mid --train-size 40 --epochs 1 --batch-size 20 --quiet --device cpu"
-    done = plain(COMMAND, *line.split(), "--out", str(tmp_path / "runs"), IMCL_DATA=str(tmp_path))
+    done = plain(SMALL + COMMAND, *line.split(), "--out", str(tmp_path / "runs"), IMCL_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs").glob("*.json"))) == 1
 

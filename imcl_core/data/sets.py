@@ -125,16 +125,7 @@ def load(
     if side is not None:
         train, test = (Split(reduced(split.images, side), split.labels) for split in (train, test))
     mean, std = _statistics(train.images)
-    _refuse_constant_channel(name, std)
     return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std, origin).to(device)
-
-
-def _refuse_constant_channel(name: str, std: Tensor) -> None:
-    if not std.all():
-        raise ImclError(
-            f"The training images of {name} have a channel with one value everywhere, which cannot be normalised: put "
-            "images with three channels in its place."
-        )
 
 
 def stratified_order(labels: Tensor) -> Tensor:

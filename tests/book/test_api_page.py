@@ -62,7 +62,7 @@ def test_each_setting_is_in_one_table_with_its_default():
 
 
 def test_each_command_is_on_the_page_as_it_explains_itself():
-    parser = cli._parser()
+    parser = cli._parser([])
     (choices,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     assert re.findall(r"\{command\} (\w+)", PAGE) == re.findall(r"^### imcl (\w+)", PAGE, re.MULTILINE)
     assert set(re.findall(r"\{command\} (\w+)", PAGE)) == set(choices)

@@ -114,7 +114,7 @@ def test_what_is_missing_is_installed_and_all_else_kept_as_it_is(tmp_path, cell)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"torch": "2.10.0+cu126"}, "This session has torch 2.10.0+cu126, too old for this book: on Colab choose"),
+        ({"torch": "2.5.1+cu124"}, "This session has torch 2.5.1+cu124, too old for this book: on Colab choose"),
         ({"torch": None, "tqdm": None}, "This session has no torch: install PyTorch first"),
         ({"numpy": None, "torchvision": None}, "This session has no numpy and no torchvision: install PyTorch first"),
     ],

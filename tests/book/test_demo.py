@@ -95,11 +95,11 @@ def test_every_head_answers_as_pytorch_does(page, name, kind):
         expected = fc3(masks[1][h] * fc2(masks[0][h // 2] * first).relu())
         close([each["predictions"][h] for each in found], expected, 1e-4)
     for number, (block, maps) in enumerate(seen.items()):
-        close([each["deviations"][number] for each in found], losses._map_deviations(maps), 1e-4)
+        close([each["deviations"][number] for each in found], losses.similarity_rows(maps), 1e-4)
         if kind == "collaboration":
             key = block.replace(".", "/")
             close([each["local"][number] for each in found], collaboration.heads[f"mid/{key}"](maps), 1e-4)
-            projected = losses._map_deviations(collaboration.heads[f"pull-push/{key}"](maps))
+            projected = losses.similarity_rows(collaboration.heads[f"pull-push/{key}"](maps))
             close([each["projected"][number] for each in found], projected, 1e-4)
     assert len(found) == IMAGES and len(seen) == 9
 

@@ -52,7 +52,7 @@ def test_the_digest_is_of_the_arrays_and_not_of_their_file(tmp_path):
 
 def test_a_channel_with_one_value_is_told(tmp_path):
     save(tmp_path, "cifar10", channels=(0, 2))
-    with pytest.raises(ImclError, match="a channel with one value everywhere"):
+    with pytest.raises(ImclError, match="has one value throughout"):
         load("cifar10", folder=tmp_path)
 
 
