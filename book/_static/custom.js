@@ -7,9 +7,12 @@ document.querySelectorAll("th").forEach(head => head.textContent.trim() || head.
 // A box that scrolls sideways can be reached with Tab, and then scrolled with the arrow keys.
 function reachScrolling() {
   for (const box of document.querySelectorAll(".bd-article :is(table, pre, div.math, mjx-container)")) {
+    const formula = box.matches("div.math");
+    if (formula) box.style.overflow = "";
     const scrolls = box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible";
     if (scrolls) box.tabIndex = 0;
     else if (box.getAttribute("tabindex") === "0") box.removeAttribute("tabindex");
+    if (formula && !scrolls) box.style.overflow = "visible"; // else Chromium stops at it for a fraction of a pixel
   }
 }
 
