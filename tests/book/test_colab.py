@@ -289,7 +289,7 @@ def find_python(wanted: str) -> str:
 
 def packages(python: Path) -> Path:
     """The folder that a virtual environment's packages lie in."""
-    return next(python.parents[2].glob("lib/python*/site-packages"))
+    return next(python.parents[1].glob("lib/python*/site-packages"))
 
 
 @pytest.fixture(scope="session")
