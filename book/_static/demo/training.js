@@ -187,7 +187,7 @@
       const share = value === 0 ? 0 : Math.max(0.08, Math.min(1, (Math.log10(value) + 4) / 4));
       return el("td", {}, el("i", { style: `opacity:${(0.4 * share).toFixed(2)}` }), el("span", {}, value === 0 ? "0" : value.toPrecision(1)));
     };
-    return el("table", { class: "demo-norms", tabindex: "0" },
+    return el("table", { class: "demo-norms" },
       el("caption", {}, "Norm of the gradient of each loss, by where it arrives, with your losses"),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "loss / layer"), PLACES.map(([name]) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, rows.map(([term, values]) => el("tr", {}, el("th", { scope: "row" }, term.replace("/", " / ")), values.map(cell)))));
