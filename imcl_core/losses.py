@@ -173,53 +173,54 @@ class _CentredCosines(torch.autograd.Function):
         return to_centred, None
 
 
-class _ManyFilters(torch.autograd.Function):
-    """‖C - diag(C)‖_F of filters (…, F, G), by the smaller of two matrices: faster than C where F > G.
+class _Redundancies(torch.autograd.Function):
+    """Frobenius norms (N,) of the similarities of the filters of N kernels of one shape, without the diagonals.
 
-    With unit rows u, ‖u uᵀ‖ = ‖uᵀu‖, and the diagonal of C has a one for every filter that is not constant.
+    With unit rows u, ‖u uᵀ‖ = ‖uᵀu‖: where F > G the smaller matrix, whose square has a one too much for every filter
+    that is not constant. The norm's gradient is 2 (u uᵀ - diag) u / norm; 0 where the norm is 0. Between the passes
+    only the kernels are kept, which are there anyway, and what is small. With `tf32` a GPU rounds the factors of
+    products to 10 bits.
     """
 
     @staticmethod
-    def forward(ctx, filters: Tensor) -> Tensor:
-        unit, inverse = _unit_rows(filters, -1)
-        gram, matrix = unit.mT @ unit, (-2, -1)
-        norm = (gram.square().sum(matrix) - (inverse > 0).sum(matrix)).clamp(min=0).sqrt()
-        ctx.save_for_backward(unit, inverse, gram, torch.where(norm > 0, 2 / norm, 0.0))
+    def forward(ctx, tf32: bool, *kernels: Tensor) -> Tensor:
+        rows = _stacked([*map(_filters, kernels)])
+        mean, inverse = _mean_and_inverse(rows)
+        unit, (count, size), matrix = (rows - mean).mul_(inverse), rows.shape[-2:], (-2, -1)
+        with _products_in(tf32 and rows.is_cuda):
+            products = unit.mT @ unit if count > size else unit @ unit.mT
+        if count > size:
+            norm = (products.square().sum(matrix) - (inverse > 0).sum(matrix)).clamp_(min=0).sqrt_()
+        else:
+            products.diagonal(dim1=-2, dim2=-1).zero_()
+            norm = torch.linalg.vector_norm(products, dim=matrix)
+        ctx.tf32 = tf32
+        ctx.save_for_backward(mean, inverse, products, norm, *kernels)
         return norm
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        unit, inverse, gram, scale = ctx.saved_tensors
-        return _to_centred(unit @ gram, unit, inverse * (gradient * scale)[..., None, None])
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        mean, inverse, products, norm, *kernels = ctx.saved_tensors
+        unit = (_stacked([*map(_filters, kernels)]) - mean).mul_(inverse)
+        factors = (unit, products) if products.shape[-1] < unit.shape[-2] else (products, unit)
+        with _products_in(ctx.tf32 and unit.is_cuda):
+            to_unit = torch.baddbmm(unit, *factors, beta=0, alpha=2)
+        scale = gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+        to_rows = _to_centred(to_unit, unit, inverse * scale[:, None, None])
+        return None, *(_as_kernel(rows, kernel) for rows, kernel in zip(to_rows, kernels, strict=True))
 
 
-class _Redundancies(torch.autograd.Function):
-    """Frobenius norms (N,) of the similarities of the rows (N, n, d), less their mean along d, without the diagonals.
-
-    For a GPU: in half the calls of `kernel_loss`, and of the same values. With `tf32` products round their factors to
-    10 bits. The norm's gradient S/|S| is symmetric, and so 2 S u / |S| to unit rows u; where the norm is 0 so is S.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, tf32: bool) -> Tensor:
-        unit, inverse = _unit_rows(rows, -1)
-        with _products_in(tf32 and rows.is_cuda):
-            rest = unit @ unit.mT
-        rest.diagonal(dim1=-2, dim2=-1).zero_()
-        norm = torch.linalg.vector_norm(rest, dim=(-2, -1), keepdim=True)
-        ctx.tf32 = tf32
-        ctx.save_for_backward(unit, inverse, rest, norm)
-        return norm[..., 0, 0]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        unit, inverse, rest, norm = ctx.saved_tensors
-        scale = gradient[..., None, None] / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-        with _products_in(ctx.tf32 and rest.is_cuda):
-            to_unit = torch.baddbmm(unit, rest, unit, beta=0, alpha=2)
-        return _to_centred(to_unit, unit, inverse * scale), None
+def _mean_and_inverse(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of rows (…, n, d), and one over the lengths they have without: (…, n, 1); 0 for constant rows."""
+    size = rows.shape[-1]
+    if few_calls(rows):
+        squares, mean = torch.var_mean(rows, dim=-1, correction=size - 1, keepdim=True)  # divided by 1
+    else:
+        mean = rows.mean(dim=-1, keepdim=True)
+        squares = (rows - mean).square_().sum(dim=-1, keepdim=True)
+    rounding = size * (16 * torch.finfo(rows.dtype).eps) ** 2  # a mean of thousands is wrong by 5 eps
+    return mean, squares.rsqrt().masked_fill_(torch.addcmul(squares, mean, mean, value=-rounding) <= 0, 0.0)
 
 
 def _unit_rows(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -237,7 +238,7 @@ def _unit_rows(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _to_centred(to_unit: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     """A gradient of unit rows c/|c| as one of c: a unit row turns and keeps its length, so less the part along it."""
     along = (unit * to_unit).sum(dim=-1, keepdim=True)
-    return torch.addcmul(to_unit, unit, along, value=-1).mul_(inverse)
+    return to_unit.addcmul_(unit, along, value=-1).mul_(inverse)
 
 
 @contextmanager
@@ -334,15 +335,15 @@ def similarity_rows(x: Tensor) -> Tensor:
 
 def similarity_matrices(rows: list[Tensor], centre: str = "sample") -> Tensor:
     """`similarity_matrix` of the `similarity_rows` of N layers, (N, n, n); those of one width in one call."""
-    return in_one_call(lambda same: _cosines(same, centre), rows)
+    return in_one_call(lambda same: _cosines(_stacked(same), centre), rows)
 
 
-def in_one_call(function: Callable[[Tensor], Tensor], tensors: list[Tensor]) -> Tensor:
-    """`function` of each tensor, stacked; it is called once for all of one shape, with them stacked."""
+def in_one_call(function: Callable[[list[Tensor]], Tensor], tensors: list[Tensor]) -> Tensor:
+    """`function` of each tensor, stacked; it is called once for all of one shape, and returns theirs stacked."""
     places: dict[tuple[int, ...], list[int]] = {}
     for place, tensor in enumerate(tensors):
         places.setdefault(tuple(tensor.shape), []).append(place)
-    found = [function(_stacked([tensors[i] for i in same])) for same in places.values()]
+    found = [function([tensors[i] for i in same]) for same in places.values()]
     order = [place for same in places.values() for place in same]
     if order == sorted(order):
         return torch.cat(found)
@@ -408,10 +409,19 @@ def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
 
 
 def _filters(weight: Tensor) -> Tensor:
-    """The filters of a kernel as rows (F, G)."""
+    """The filters of a kernel as rows (F, G), without a copy: in the order in which they lie in memory."""
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
-    return promote(weight).movedim(1, -1).flatten(1)  # in any order; in this one channels-last weights need no copy
+    wide = promote(weight)
+    return wide.flatten(1) if wide.is_contiguous() else wide.movedim(1, -1).flatten(1)
+
+
+def _as_kernel(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Rows as of `_filters` in the shape, the order and the type of their kernel."""
+    if kernel.is_contiguous():
+        return rows.view_as(kernel).to(kernel.dtype)
+    channels, *sides = kernel.shape[1:]
+    return rows.unflatten(1, (*sides, channels)).movedim(-1, 1).to(kernel.dtype)
 
 
 def kernel_loss(weight: Tensor, biased: bool = True) -> Tensor:
@@ -420,14 +430,7 @@ def kernel_loss(weight: Tensor, biased: bool = True) -> Tensor:
     `weight` (F, C, kh, kw); a scalar, 0 for filters that are orthogonal after centring. `biased`: see
     `kernel_covariance`.
     """
-    filters = _filters(weight)
-    count, size = filters.shape
-    if count > size:
-        with torch.autocast(weight.device.type, enabled=False):
-            norm = _ManyFilters.apply(filters)
-        return norm if biased else (size - 1) / size * norm
-    covariance = kernel_covariance(weight, biased)
-    return torch.linalg.matrix_norm(covariance - torch.diag(covariance.diagonal()))
+    return kernel_losses([weight], biased)[0]
 
 
 def kernel_losses(weights: list[Tensor], biased: bool = True, tf32: bool = False) -> Tensor:
@@ -437,10 +440,10 @@ def kernel_losses(weights: list[Tensor], biased: bool = True, tf32: bool = False
     do not have either.
     """
 
-    def of_one_shape(filters: Tensor) -> Tensor:
-        count, size = filters.shape[-2:]
-        with torch.autocast(filters.device.type, enabled=False):
-            norms = _ManyFilters.apply(filters) if count > size else _Redundancies.apply(filters, tf32)
+    def of_one_shape(kernels: list[Tensor]) -> Tensor:
+        with torch.autocast(kernels[0].device.type, enabled=False):
+            norms = _Redundancies.apply(tf32, *kernels)
+        size = kernels[0][0].numel()
         return norms if biased else norms * ((size - 1) / size)
 
-    return in_one_call(of_one_shape, [*map(_filters, weights)])
+    return in_one_call(of_one_shape, weights)

@@ -32,13 +32,26 @@ class Kernel(Term):
     def attach(self, sites: Any, task: Any) -> None:
         self.network, self.weights = sites.network, sites.kernels(self.settings.kernel_pointwise)
 
+    def look(self, images: Tensor) -> dict[str, Tensor] | None:
+        """The losses before the network runs, since then no maps wait in memory, here and backward.
+
+        None where a hook of the run makes a weight anew, as `torch.nn.utils.prune` does.
+        """
+        return None if any(module._forward_pre_hooks for module in self._compared()) else self._losses()
+
     def losses(self, seen: dict, step: Step) -> dict[str, Tensor]:
-        weight, modules = self.settings.kernel_weight, [self.network.get_submodule(name) for name in self.weights]
+        return seen[""] or self._losses()
+
+    def _losses(self) -> dict[str, Tensor]:
+        weight, modules = self.settings.kernel_weight, self._compared()
         if losses.few_calls(modules[0].weight) and not any(map(_in_parts, modules)):
             kernels, s = [weight_of(module) for module in modules], self.settings
             values = weight * losses.kernel_losses(kernels, s.kernel_biased, s.kernel_tf32)
             return {f"{self.name}/{name}": value for name, value in zip(self.weights, values, strict=True)}
         return {f"{self.name}/{name}": weight * self._loss(name) for name in self.weights}
+
+    def _compared(self) -> list[nn.Module]:
+        return [self.network.get_submodule(name) for name in self.weights]
 
     def _loss(self, name: str) -> Tensor:
         """L_kernel of a convolution or linear layer; of a grouped one, over filters that see the same channels."""
