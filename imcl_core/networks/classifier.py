@@ -1,9 +1,12 @@
 """Classifiers: the network's own with hierarchical dropout, the local ones, and the projection of pull-push."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError
+from imcl_core.losses import few_calls
 
 DROPOUT = (nn.Dropout, nn.Dropout2d)
 PROJECTIONS = ("3x3", "1x1", "none")
@@ -65,7 +68,25 @@ def _max_pooled(h: Tensor, size: tuple[int, int]) -> Tensor:
         return h
     if height % rows or width % columns:
         return F.adaptive_max_pool2d(h, size)
-    return F.max_pool2d(h, (height // rows, width // columns))
+    return (_MaxPool.apply if few_calls(h) else F.max_pool2d)(h, (height // rows, width // columns))
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max-pooling that finds its places, of eight bytes each, again backward: the maps are kept anyway."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, window: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(h)
+        ctx.window = window
+        return F.max_pool2d(h, window)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (h,), window = ctx.saved_tensors, ctx.window
+        _, places = F.max_pool2d(h, window, return_indices=True)
+        back = torch.ops.aten.max_pool2d_with_indices_backward
+        return back(gradient, h, window, window, 0, 1, False, places), None
 
 
 class LocalSegmenter(nn.Sequential):

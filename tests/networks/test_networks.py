@@ -1,12 +1,14 @@
 """Networks and heads: the paper's layers, torchvision's shapes, and dropout masks as branches."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from imcl_core import ImclError
+from imcl_core import ImclError, losses
 from imcl_core.networks import REDUCTION, ConvUnit, build
 from imcl_core.networks.classifier import LocalClassifier, hierarchical_dropout, make_classifier, make_projection
 
@@ -175,14 +177,17 @@ def test_projection_keeps_the_shape_and_has_no_bias(form, shapes):
     assert [tuple(p.shape) for p in projection.parameters()] == shapes
 
 
+@pytest.mark.parametrize("way", [nullcontext, losses.as_on_a_gpu], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("size", [(32, 32), (8, 4), (4, 4), (2, 2), (6, 9)], ids=str)
-def test_a_local_classifier_pools_to_maxima_and_keeps_the_layout(size):
+def test_a_local_classifier_pools_to_maxima_and_keeps_the_layout(size, way):
     head = LocalClassifier(8, size, 7).to(memory_format=torch.channels_last)
     maps = torch.randn(5, 8, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
     expected = head.linear(head.conv(F.adaptive_max_pool2d(maps, head.size)).relu().flatten(1))
-    torch.testing.assert_close(head(maps), expected)
+    with way():
+        logits = head(maps)
+    torch.testing.assert_close(logits, expected)
     (wanted,) = torch.autograd.grad(expected.square().sum(), maps)
-    (found,) = torch.autograd.grad(head(maps).square().sum(), maps)
+    (found,) = torch.autograd.grad(logits.square().sum(), maps)
     torch.testing.assert_close(found, wanted)
     if all(side % to == 0 for side, to in zip(size, head.size, strict=True)):
         assert found.is_contiguous(memory_format=torch.channels_last)
