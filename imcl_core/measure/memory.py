@@ -50,14 +50,13 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
         step = _Step(collaboration, config, half)
         step(images, labels)  # makes gradients and momentum
         parameters = list(collaboration.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]  # a teacher has none
-        weights = _bytes(parameters)
+        weights, gradients = _bytes(parameters), _bytes(_gradients(parameters))
         activations = _saved_bytes(step, images, labels, parameters)
         momentum = [state["momentum_buffer"] for state in step.optimizer.state.values()]
-        with _LiveBytes([images, *parameters, *gradients, *momentum]) as live:
+        with _LiveBytes([images, *parameters, *_gradients(parameters), *momentum]) as live:  # the step lets go of them
             step(images, labels)
-    kept = weights + _bytes(gradients) + _bytes(momentum) + activations
-    return Memory(weights, _bytes(gradients), _bytes(momentum), activations, live.peak - kept)
+    kept = weights + gradients + _bytes(momentum) + activations
+    return Memory(weights, gradients, _bytes(momentum), activations, live.peak - kept)
 
 
 def splits(config: RunConfig) -> list[str]:
@@ -176,6 +175,10 @@ def _saved_bytes(step: _Step, images: Tensor, labels: Tensor, parameters: list[T
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step.objective(images, labels)
     return _bytes(saved.values()) - _bytes(parameters)
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]  # a teacher has none
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -150,7 +150,7 @@ def test_a_teacher_counts_as_weights_without_gradients():
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("methods", "most"), [("out", 1.01), ("pull-push", 1.8)])
+@pytest.mark.parametrize(("methods", "most"), [("out", 1.01), ("kernel", 1.05), ("mid", 1.3), ("pull-push", 1.8)])
 def test_what_a_method_adds_stays_below_a_bound(methods, most, half):
     paper = {"dataset": "cifar100", "profile": "paper"}
     plain, found = (memory.count(RunConfig(methods=m, **paper), half=half).total for m in ("baseline", methods))
