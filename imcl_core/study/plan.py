@@ -76,9 +76,7 @@ def work(configs: Iterable[RunConfig]) -> Work:
     """What the runs take together; an evaluation is one forward pass of the plain network."""
     runs = images = total = 0
     for config in configs:
-        recipe = config.recipe
-        trained = _seen(config)
-        tested = config.evaluations * (0.1 * recipe.images if config.validation else recipe.test_images)
+        trained, tested = _seen(config), config.evaluations * config.evaluated_images
         runs, images = runs + 1, images + trained
         total += trained * operations(config) + tested * _of_baseline(config) / 3
     return Work(runs, images, total)

@@ -71,8 +71,8 @@ class RunConfig(MethodSettings, PopulationSettings):
     )
     evaluate_every: int | None = setting(
         None,
-        f"epochs from one evaluation to the next; each of the last {LAST_EPOCHS} has one",
-        least=1,
+        f"epochs from one evaluation to the next; each of the last {LAST_EPOCHS} has one; 0: only the last",
+        least=0,
         most=100_000,
     )
     lr: float | None = setting(None, "initial learning rate", above=0, most=1e30)
@@ -174,8 +174,14 @@ class RunConfig(MethodSettings, PopulationSettings):
     @property
     def images(self) -> int:
         """How many images an epoch has."""
-        held_out = (self.held_out or round(HELD_OUT * self.recipe.images)) if self.validation else 0
-        return self.train_size or self.recipe.images - held_out
+        return self.train_size or self.recipe.images - (self.evaluated_images if self.validation else 0)
+
+    @property
+    def evaluated_images(self) -> int:
+        """How many images an evaluation has: the test images, or those held out."""
+        if not self.validation:
+            return self.recipe.test_images
+        return self.held_out or round(HELD_OUT * self.recipe.images)
 
     @property
     def padding(self) -> int:
@@ -193,13 +199,14 @@ class RunConfig(MethodSettings, PopulationSettings):
 
     def evaluates(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is followed by an evaluation."""
+        if not self.evaluate_every:
+            return epoch == self.epochs - 1
         return (epoch + 1) % self.evaluate_every == 0 or epoch >= self.epochs - LAST_EPOCHS
 
     @property
     def evaluations(self) -> int:
         """How many epochs are followed by one."""
-        before = max(0, self.epochs - LAST_EPOCHS)
-        return before // self.evaluate_every + self.epochs - before
+        return sum(map(self.evaluates, range(self.epochs)))
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

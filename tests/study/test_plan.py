@@ -65,6 +65,8 @@ def test_work_counts_training_and_evaluation():
     assert (one.runs, one.images) == (1, 200 * 50_000)
     assert one.operations == pytest.approx(200 * (50_000 + 10_000 / 3) * operations(config))
     assert work([dataclasses.replace(config, validation=True)]).images == 200 * 45_000
+    few, many = (dataclasses.replace(config, validation=True, train_size=9, held_out=n) for n in (10, 1000))
+    assert work([many]).operations > 10 * work([few]).operations
     assert work([config, dataclasses.replace(config, seed=1)]).operations == pytest.approx(2 * one.operations)
 
 

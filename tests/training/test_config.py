@@ -79,7 +79,7 @@ def test_the_key_names_what_matters():
         ({"side": 24}, "32×32 pixels: with resnet18, side must be one of 32, 16, 8, not 24"),
         ({"model": "vgg16", "side": 16}, "must be one of 32, not 16"),
         ({"precision": "half"}, "bfloat16"),
-        ({"evaluate_every": 0}, "between 1"),
+        ({"evaluate_every": -1}, "between 0"),
         ({"pool": 5}, "4×4: pool must lie between 1 and 4"),
         ({"model": "vgg16", "pool": 2}, "1×1"),
         ({"pp_projection": "5x5"}, "Known: 3x3"),

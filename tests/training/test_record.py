@@ -55,6 +55,13 @@ def test_a_record_copes_with_epochs_that_are_not_evaluated(tmp_path):
     assert found.errors["top1_error"] == (some.last_error, some.best_error)
 
 
+def test_a_run_can_be_evaluated_at_its_end_alone(tmp_path):
+    every, last = (run(tiny(epochs=3, train_size=32, evaluate_every=n), out=tmp_path) for n in (1, 0))
+    assert last.config.evaluations == 1 and [epoch["epoch"] for epoch in last.evaluated] == [3]
+    assert last.evaluated == every.curve[-1:]
+    assert last.config.name != every.config.name
+
+
 def test_record_from_json_is_the_record():
     record = run(tiny(epochs=1))
     assert Record.from_json(record.to_json()) == record
