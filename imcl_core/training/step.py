@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +97,28 @@ class GraphedStep(Step):
     """The same step without launch overhead: batch, augmentation, losses, gradients and SGD in one CUDA graph.
 
     The first steps run eagerly, and count; they let cuDNN choose and SGD make its buffers. Replays read the position
-    in the epoch, the learning rate and the progress from tensors, and draw fresh masks by the generator's state.
+    in the epoch, the learning rate and the progress from tensors, and draw fresh masks by the generator's state. Among
+    several processes the exchange of gradients is in the graph, as PyTorch's notes on CUDA graphs tell: made and warmed
+    up on another stream than the default one, for 11 steps; weights stay those that DDP watches.
     """
 
-    WARM_UP = 3
-
     def __init__(self, collaboration: Collaboration, batches: TrainBatches, config: RunConfig, device: torch.device):
-        super().__init__(collaboration, batches, config, device)
+        self.stream, alone = _capture_stream(device), not distributed.is_initialized()
+        with torch.cuda.stream(self.stream):
+            super().__init__(collaboration, batches, config, device)
+        torch.cuda.current_stream(device).wait_stream(self.stream)
+        self.warm_up = 3 if alone else 11
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), device=device)
-        self.at_once = AtOnce(collaboration, self.dtype)
-        self.stream = _capture_stream(device)
+        if alone:
+            self.at_once = AtOnce(collaboration, self.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Tensor | None = None
         self.eager_steps = 0
 
     def __call__(self, start: int | Tensor) -> Tensor:
         self.start.fill_(start)
-        if self.eager_steps < self.WARM_UP:
+        if self.eager_steps < self.warm_up:
             self.eager_steps += 1
             current = torch.cuda.current_stream(self.device)
             self.stream.wait_stream(current)
@@ -188,5 +193,15 @@ def make_step(
 ) -> Step:
     """The fastest step there is for the device, or, with `graphed` false, the one that runs as it reads."""
     if graphed is None:
-        graphed = device.type == "cuda" and has_bfloat16(device) and not distributed.is_initialized()
+        graphed = device.type == "cuda" and has_bfloat16(device) and _can_be_captured()
     return (GraphedStep if graphed else Step)(collaboration, batches, config, device)
+
+
+def _can_be_captured() -> bool:
+    """Whether this process is alone, or PyTorch lets a graph hold what it exchanges with others.
+
+    That needs NCCL, with its watch over failed processes switched off by whoever started them: then they wait for ever.
+    """
+    if not distributed.is_initialized():
+        return True
+    return distributed.get_backend() == "nccl" and os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING") == "0"

@@ -10,6 +10,7 @@ from runs import CPU, load_digits, needs_bfloat16, run, tiny
 from imcl_core import ImclError, RunConfig
 from imcl_core.training import run as training
 from imcl_core.training import step as steps
+from imcl_core.training.at_once import AtOnce
 from imcl_core.training.recipes import PROFILES
 
 
@@ -95,6 +96,7 @@ def test_warm_up_waits_for_the_stream_of_its_own_device(monkeypatch):
     device, current = torch.device("cuda", 1), {torch.device("cuda", 1): Stream()}
     step = object.__new__(steps.GraphedStep)
     step.start, step.eager_steps, step.device, step.stream = torch.zeros((), dtype=torch.int64), 0, device, Stream()
+    step.warm_up = 3
     monkeypatch.setattr(torch.cuda, "current_stream", lambda asked=None: current[asked])
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(steps.Step, "__call__", lambda *_: "metrics")
@@ -109,3 +111,30 @@ def test_all_runs_capture_on_one_stream_of_a_device(monkeypatch):
     first, again, other = (steps._capture_stream(torch.device("cuda", n)) for n in (0, 0, 1))
     steps._capture_stream.cache_clear()
     assert first is again is not other
+
+
+@pytest.mark.parametrize(
+    ("processes", "backend", "watch", "captured"),
+    [(1, "", "1", True), (2, "nccl", "0", True), (2, "nccl", "1", False), (2, "gloo", "0", False)],
+)
+def test_a_step_of_several_processes_is_captured_where_pytorch_allows_it(
+    monkeypatch, processes, backend, watch, captured
+):
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", watch)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 1)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    assert steps._can_be_captured() == captured
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_captured_exchange_of_gradients_is_made_and_warmed_up_as_pytorch_asks(monkeypatch, processes):
+    run, streams, made_on = training.Run(tiny(methods="mid"), load_digits(), CPU), [], []
+    monkeypatch.setattr(steps, "_capture_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(streams.append(stream)))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 1)
+    monkeypatch.setattr(steps, "DistributedDataParallel", lambda *_, **__: made_on.append(streams[-1]))
+    step = steps.GraphedStep(run.collaboration, run.batches, run.config, CPU)
+    assert step.warm_up == (3 if processes == 1 else 11)
+    assert made_on == ([] if processes == 1 else [step.stream])
+    assert isinstance(step.at_once, AtOnce) == (processes == 1)
