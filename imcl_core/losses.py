@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError, check_choice
 
-_AS_ON_A_GPU = ContextVar("as on a GPU", default=False)
+_AS_ON_A_GPU: ContextVar[bool | None] = ContextVar("as on a GPU", default=None)
 
 
 def few_calls(x: Tensor) -> bool:
@@ -24,13 +24,14 @@ def few_calls(x: Tensor) -> bool:
 
     The values are the same; `tests/losses/test_few_calls.py` compares both ways.
     """
-    return x.is_cuda or _AS_ON_A_GPU.get()
+    asked = _AS_ON_A_GPU.get()
+    return x.is_cuda if asked is None else asked
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """Takes the ways of `few_calls` in here on any device, such as where a GPU's memory is counted without one."""
-    before = _AS_ON_A_GPU.set(True)
+def as_on_a_gpu(asked: bool = True) -> Iterator[None]:
+    """Takes the ways of `few_calls` in here on any device, such as where a GPU's memory is counted; or on none."""
+    before = _AS_ON_A_GPU.set(asked)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 _ADDED = (  # since the first records
     "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "kernel_tf32", "pool",
-    "side", "augment", "precision", "evaluate_every", "held_out",
+    "side", "augment", "precision", "captured", "evaluate_every", "held_out",
 )  # fmt: skip
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 LAST_EPOCHS = 10  # which are evaluated, each of them
@@ -68,6 +68,10 @@ class RunConfig(MethodSettings, PopulationSettings):
         "of convolutions and matrix products: float32, bfloat16, or auto: half precision on a GPU, and on a CPU that "
         "computes in bfloat16 too in the profile narrow",
         one_of=PRECISIONS,
+    )
+    captured: bool = setting(
+        True,
+        "on a GPU capture the step as a CUDA graph where it can be, with losses in few calls; off: as it reads",
     )
     evaluate_every: int | None = setting(
         None,

@@ -11,6 +11,7 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from imcl_core import losses
 from imcl_core.collaboration import Collaboration
 from imcl_core.data.batches import TrainBatches
 from imcl_core.errors import ImclError
@@ -39,6 +40,7 @@ class Step:
             weight_decay=config.weight_decay,
             fused=on_gpu,
         )
+        self.ways = contextlib.nullcontext if config.captured else functools.partial(losses.as_on_a_gpu, False)
         self.at_once: contextlib.AbstractContextManager = contextlib.nullcontext()
         self.objective: nn.Module = collaboration
         if distributed.is_initialized():
@@ -54,7 +56,7 @@ class Step:
         """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
         images, labels = self.batches.batch(start)
         images = images.contiguous(memory_format=torch.channels_last)
-        with self.at_once:
+        with self.at_once, self.ways():
             with self.precision():
                 loss = self.objective(images, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -191,9 +193,9 @@ def make_step(
     device: torch.device,
     graphed: bool | None = None,
 ) -> Step:
-    """The fastest step there is for the device, or, with `graphed` false, the one that runs as it reads."""
+    """The fastest step there is for the device, or, with `graphed` false, one that is not captured."""
     if graphed is None:
-        graphed = device.type == "cuda" and has_bfloat16(device) and _can_be_captured()
+        graphed = config.captured and device.type == "cuda" and has_bfloat16(device) and _can_be_captured()
     return (GraphedStep if graphed else Step)(collaboration, batches, config, device)
 
 

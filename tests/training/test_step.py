@@ -7,7 +7,7 @@ import pytest
 import torch
 from runs import CPU, load_digits, needs_bfloat16, run, tiny
 
-from imcl_core import ImclError, RunConfig
+from imcl_core import ImclError, RunConfig, losses
 from imcl_core.training import run as training
 from imcl_core.training import step as steps
 from imcl_core.training.at_once import AtOnce
@@ -138,3 +138,23 @@ def test_a_captured_exchange_of_gradients_is_made_and_warmed_up_as_pytorch_asks(
     assert step.warm_up == (3 if processes == 1 else 11)
     assert made_on == ([] if processes == 1 else [step.stream])
     assert isinstance(step.at_once, AtOnce) == (processes == 1)
+
+
+def test_one_setting_lets_a_gpus_step_run_as_it_reads(monkeypatch):
+    """Neither captured nor with losses in few calls; the backward pass too finds the readable way."""
+    monkeypatch.setattr(steps, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(steps, "GraphedStep", lambda *_: "captured")
+    monkeypatch.setattr(steps, "Step", lambda *_: "as it reads")
+    gpu = torch.device("cuda")
+    found = [steps.make_step(None, None, tiny(captured=on), gpu) for on in (True, False)]
+    assert found == ["captured", "as it reads"]
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_that_setting_decides_how_losses_are_computed(monkeypatch, captured):
+    made, asked = training.Run(tiny(methods="mid+kernel", captured=captured), load_digits(), CPU), []
+    original = losses.few_calls
+    with losses.as_on_a_gpu():
+        monkeypatch.setattr(losses, "few_calls", lambda x: asked.append(original(x)) or asked[-1])
+        made.step(0)
+    assert set(asked) == {captured}
