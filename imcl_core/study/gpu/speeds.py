@@ -1,5 +1,6 @@
 """How fast the step is, beside a plain loop, as a share of the card's peak, and each method beside the baseline."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -25,25 +26,46 @@ Row = dict[str, Any]
 
 
 def rows(profile: str, device: torch.device, steps: int) -> Iterator[Row]:
-    """A row a measurement, as it comes: the peak, then for each network the plain loops and the methods."""
-    peak = matrix_peak(device)
-    yield {"what": "fastest matrix product", "flops_per_s": peak}
+    """A row a measurement, as it comes: the peak, then for each network the plain loops and the methods.
+
+    What cannot be measured has a row that says why, in `failed`.
+    """
+    first = attempted("fastest matrix product", lambda: {"flops_per_s": matrix_peak(device)})
+    yield first
     for model in MODELS:
         config = RunConfig(dataset="cifar100", model=model, profile=profile)
-        per_image = flops_per_image(config)
         for half in (False, True) if device.type == "cuda" else (False,):
-            rate = config.batch_size / seconds(plain_loop(config, device, half), max(3, steps // 10), device)
-            yield {"what": "plain loop, " + ("bfloat16" if half else "float32"), "model": model, "images_per_s": rate}
-        first: Row = {}
+            what = "plain loop, " + ("bfloat16" if half else "float32")
+            rate = functools.partial(plain_rate, config, device, half, max(3, steps // 10))
+            yield attempted(what, rate, model=model)
+        per_image, baseline = flops_per_image(config), None
         for methods in METHODS:
             tried = RunConfig(dataset="cifar100", model=model, methods=methods, profile=profile)
-            row = method_row(tried, device, steps)
-            first = first or row
-            yield row | {
-                "share_of_peak": row["images_per_s"] * per_image / peak,
-                "time_over_baseline": first["images_per_s"] / row["images_per_s"],
-                "memory_over_baseline": row["peak_memory_gb"] / (first["peak_memory_gb"] or 1),
-            }
+            step = functools.partial(method_row, tried, device, steps)
+            row = attempted("training step", step, model=model, methods=methods)
+            baseline = row if methods == "baseline" else baseline
+            yield row | _compared(row, baseline, first.get("flops_per_s"), per_image)
+
+
+def attempted(what: str, measure: Callable[[], Row], **about: str) -> Row:
+    """The row of a measurement; of one that fails, why."""
+    try:
+        return {"what": what, **about, **measure()}
+    except Exception as error:  # the next may tell something
+        return {"what": what, **about, "failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def _compared(row: Row, baseline: Row, peak: float | None, per_image: float) -> Row:
+    """What a row comes to beside the baseline's and the card's peak, as far as they are known."""
+    if "failed" in row:
+        return {}
+    found = {"share_of_peak": row["images_per_s"] * per_image / peak} if peak else {}
+    if "failed" in baseline:
+        return found
+    return found | {
+        "time_over_baseline": baseline["images_per_s"] / row["images_per_s"],
+        "memory_over_baseline": row["peak_memory_gb"] / (baseline["peak_memory_gb"] or 1),
+    }
 
 
 def method_row(config: RunConfig, device: torch.device, steps: int) -> Row:
@@ -64,14 +86,16 @@ def method_row(config: RunConfig, device: torch.device, steps: int) -> Row:
         run.evaluate()
         evaluation = seconds(run.evaluate, 1, device) * 10_000 / len(data.test)
     return {
-        "what": "training step",
-        "model": config.model,
-        "methods": config.methods,
         "images_per_s": config.batch_size / taken,
         "peak_memory_gb": peak / 1e9,
         "evaluation_seconds": evaluation,
         "start_seconds": started,
     }
+
+
+def plain_rate(config: RunConfig, device: torch.device, half: bool, steps: int) -> Row:
+    """Images a second of `plain_loop`."""
+    return {"images_per_s": config.batch_size / seconds(plain_loop(config, device, half), steps, device)}
 
 
 def plain_loop(config: RunConfig, device: torch.device, half: bool) -> Callable[[], None]:

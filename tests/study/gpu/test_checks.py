@@ -47,3 +47,22 @@ def test_speeds_say_how_fast_and_how_large():
     assert row["images_per_s"] > 0
     assert row["evaluation_seconds"] > 0
     assert row["start_seconds"] > 0
+
+
+@pytest.mark.parametrize("broken", ["baseline", "mid"])
+def test_what_cannot_be_measured_says_why_and_stops_nothing(monkeypatch, broken):
+    def method_row(config, *_):
+        if config.methods == broken:
+            raise RuntimeError("CUDA error:\n out of memory")
+        return {"images_per_s": 10.0 if config.methods == "baseline" else 5.0, "peak_memory_gb": 2.0}
+
+    for name, found in (("matrix_peak", 1e12), ("flops_per_image", 1e9), ("plain_rate", {"images_per_s": 1.0})):
+        monkeypatch.setattr(speeds, name, lambda *_, found=found: found)
+    monkeypatch.setattr(speeds, "method_row", method_row)
+    steps = [row for row in speeds.rows("smoke", CPU, 1) if row["what"] == "training step"]
+    assert len(steps) == len(speeds.MODELS) * len(speeds.METHODS)
+    for row in steps:
+        assert row.get("failed") == ("RuntimeError: CUDA error: out of memory" if row["methods"] == broken else None)
+        if row["methods"] == "out":
+            assert row["share_of_peak"] == 5e-3
+            assert row.get("time_over_baseline") == (None if broken == "baseline" else 2.0)
