@@ -30,8 +30,8 @@ RUN = {"device": "none", "seconds": 1.0, "evaluation_seconds": 0.1, "images_per_
 
 
 def write_records(folder: Path, count: int) -> None:
-    """So many records, at the paper's scale and at that of the study."""
-    cells = [config for profile in ("paper", "cpu") for name in NAMES for config in grids.grid(name, profile)]
+    """So many records, at the paper's scale and in the narrow reproduction."""
+    cells = [config for profile in ("paper", "narrow") for name in NAMES for config in grids.grid(name, profile)]
     cells = list({config.key: config for config in cells}.values())
     for i in range(count):
         config = dataclasses.replace(cells[i % len(cells)], seed=i // len(cells))
@@ -78,7 +78,7 @@ def main() -> None:
         figures = {
             "every table": timed(lambda: every_table(made), 5),
             "status": timed(lambda: command("status", "--folders", str(made)), 3),
-            "tables study": timed(lambda: command("tables", "study", "--results", str(made)), 3),
+            "tables narrow": timed(lambda: command("tables", "narrow", "--results", str(made)), 3),
             "merge": timed(lambda: command("merge", str(made), "--into", into), 1),
         }
     for name, seconds in figures.items():

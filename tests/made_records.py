@@ -42,10 +42,11 @@ def write_many(folder, cells, count):
         (folder / f"{name}.json").write_text(text)
 
 
-def cell(table, dataset="cifar100", model="vgg16", method="out", noise=0.0):
-    """The figures of one cell."""
-    data = table.data
-    found = data[(data.dataset == dataset) & (data.model == model) & (data.method == method) & (data.noise == noise)]
+def cell(table, **where):
+    """The figures of one cell, of VGG-16 on CIFAR-100 unless told."""
+    found = table.data
+    for name, value in ({"dataset": "cifar100", "model": "vgg16", "method": "out", "noise": 0.0} | where).items():
+        found = found[found[name] == value]
     (figures_of_cell,) = found.to_dict("records")
     return figures_of_cell
 

@@ -16,7 +16,7 @@ from imcl_core.study.grids import SINGLES
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables import claims
 from imcl_core.study.tables.claims import Claim, judge
-from imcl_core.study.tables.judge import NOT_SUPPORTED, SUPPORTED, TOO_LITTLE, bounds, settle
+from imcl_core.study.tables.judge import NOT_SUPPORTED, REFUTED, SUPPORTED, TOO_LITTLE, bounds, settle
 from imcl_core.study.tables.write import NAMES
 from imcl_core.training.record import Record
 
@@ -171,17 +171,32 @@ def test_the_runs_that_would_settle_it_are_more_than_there_are_and_enough(tmp_pa
 def test_the_last_epoch_decides_not_the_best(tmp_path):
     write(tmp_path, "baseline", [26.0, 26.2, 26.4], best=26.0)
     write(tmp_path, "out", [26.0, 26.1, 26.5], best=20.0)
-    assert verdict(tmp_path).outcome == NOT_SUPPORTED
+    assert verdict(tmp_path).outcome == REFUTED
+
+
+def test_a_refutation_needs_the_papers_protocol_its_baseline_and_every_seed(tmp_path):
+    nothing, baseline = [26.0, 26.1, 26.5], [26.0, 26.2, 26.4]
+    cases = {
+        "refuted": ("paper", baseline, nothing),
+        "a proxy": ("narrow", baseline, nothing),
+        "another baseline": ("paper", [b + 4 for b in baseline], [n + 4 for n in nothing]),
+        "one seed says yes": ("paper", baseline * 2, [28.0, 28.0, 28.0, 28.0, 28.0, 25.5]),
+    }
+    for name, (profile, of_baseline, of_out) in cases.items():
+        write(tmp_path / name, "baseline", of_baseline, profile=profile, best=of_baseline[0])
+        write(tmp_path / name, "out", of_out, profile=profile)
+        expected = REFUTED if name == "refuted" else NOT_SUPPORTED
+        assert verdict(tmp_path / name, profile=profile).outcome == expected, name
 
 
 def test_other_settings_and_profiles_never_decide(tmp_path):
-    for settings in ({"profile": "cpu"}, {"lr": 0.05}, {"validation": True}, {"train_size": 1000}):
+    for settings in ({"profile": "narrow"}, {"lr": 0.05}, {"validation": True}, {"train_size": 1000}):
         write(tmp_path, "baseline", [26.0] * 3, **settings)
         write(tmp_path, "out", [25.0, 25.1, 24.9], **settings)
     assert str(verdict(tmp_path)) == "too little evidence (0 of 6 runs)"
-    assert str(verdict(tmp_path, profile="cpu")) == "supported"
+    assert str(verdict(tmp_path, profile="narrow")) == "supported"
     row = claims.claims_table(Ledger(tmp_path)).data.set_index("claim").loc["out lowers the error, VGG-16 on CIFAR-100"]
-    assert (row.verdict, row.cpu_verdict) == ("too little evidence (0 of 6 runs)", "supported")
+    assert (row.verdict, row.narrow_verdict) == ("too little evidence (0 of 6 runs)", "supported")
 
 
 def test_gains_that_grow_with_noise_need_four_runs_a_seed(tmp_path):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from imcl_core.errors import ImclError, check_choice
 from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.decisions import decisions_table
 from imcl_core.study.tables.figure_2 import figure_2_table
+from imcl_core.study.tables.narrow import narrow_table
 from imcl_core.study.tables.neighbours import neighbours_table
 from imcl_core.study.tables.paper import printed_table
-from imcl_core.study.tables.study import decisions_table, study_table
 from imcl_core.study.tables.write import Table
 
 TABLES: dict[str, Callable[[Ledger], Table]] = {
@@ -16,7 +17,7 @@ TABLES: dict[str, Callable[[Ledger], Table]] = {
     "table-2": printed_table("table-2", "table2"),
     "table-3": printed_table("table-3", "table3"),
     "figure-2": figure_2_table,
-    "study": study_table,
+    "narrow": narrow_table,
     "decisions": decisions_table,
     "neighbours": neighbours_table,
 }

@@ -1,20 +1,10 @@
-"""What the paper claims, one row a claim, each with a test stated before the data and a verdict computed from records.
+"""What the paper claims, one row a claim, each with the test of `judge`, stated before the data, and its verdict.
 
-The test. A claim is a sum of errors with signs, such as the baseline's less that of `out`, and the paper's tables give
-it a size. Runs of one seed share initial weights, order, augmentation and noise, so the sum is taken seed by seed, at
-the last epoch; its mean has an interval between one-sided bounds of Student's t at 95 %, which is honest about how
-little a handful of seeds says of their own deviation.
-
-- *supported*: the lower bound is above zero, and the upper one not below half of the paper's size;
-- *not supported*: the upper bound is below half of the paper's size: whatever there is, it is not what is claimed;
-- *too little evidence (n of m runs)*: neither yet, or fewer than three seeds. m is an estimate of the runs that settle
-  it at the deviation seen: enough for bounds a quarter of the paper's size from the mean.
-
-Half, because the paper's sizes are of single runs at their best epochs. Runs at the paper's scale decide; the same test
-on the `cpu` profile is shown beside it and decides nothing. With as many claims as these, a few will pass by chance.
+Each verdict says on what it rests: runs by the paper's protocol decide; the narrow reproduction, a proxy, is shown
+beside them and can support a claim or fail to, but not refute it. With as many claims as these, a few will pass by
+chance.
 """
 
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +14,15 @@ import pandas as pd
 from imcl_core.study.grids import BEST, COMBINATIONS, MODELS, SINGLES
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.judge import (
+    AGREES,
+    EXACT,
     NOT_SUPPORTED,
     SEEDS,
     SUPPORTED,
     TOO_LITTLE,
-    bounds,
-    last_errors,
-    seeds_needed,
-    settle,
+    Verdict,
+    summarise,
+    verdict,
 )
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, signed
@@ -39,6 +30,7 @@ from imcl_core.training.config import RunConfig
 
 BEST_OF = dict(zip(MODELS, BEST, strict=True))  # what Sec. IV-B recommends for each network
 ALL_FOUR = COMBINATIONS[-1]
+PROXY = "narrow"  # the profile whose runs are shown beside those that decide
 _MEMORY = "memory/64x3x64x64/resnet101"
 
 
@@ -74,22 +66,6 @@ class MemoryClaim:
     @property
     def test(self) -> str:
         return f"counted ratio within {self.tolerance:g} of {self.size:.3f}"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """An outcome, and what it rests on: `n` seeds, their mean with its bounds, `runs` of the `needed` ones."""
-
-    outcome: str
-    n: int = 0
-    mean: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    runs: int = 0
-    needed: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.outcome} ({self.runs} of {self.needed} runs)" if self.outcome == TOO_LITTLE else self.outcome
 
 
 Printed = Mapping[str, float]  # the paper's numbers by source/dataset/model/method
@@ -167,34 +143,27 @@ def _memory(printed: Printed) -> Iterator[MemoryClaim]:
 
 
 def judge(
-    claim: Claim | MemoryClaim, ledger: Ledger, profile: str = "paper", memory: Mapping[str, int] | None = None
+    claim: Claim | MemoryClaim, ledger: Ledger, profile: str = EXACT, memory: Mapping[str, int] | None = None
 ) -> Verdict:
     """The verdict on a claim from the runs of a profile, and from counted bytes by method."""
     if isinstance(claim, MemoryClaim):
         return _judge_memory(claim, memory or {})
-    by_seed = [_errors(ledger, cell, profile) for _, cell in claim.cells]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    values = [sum(sign * errors[s] for (sign, _), errors in zip(claim.cells, by_seed, strict=True)) for s in seeds]
-    if len(values) < SEEDS:
-        return _unsettled(by_seed, SEEDS, n=len(values), mean=statistics.fmean(values) if values else None)
-    lower, upper = bounds(values)
-    summary = {"n": len(values), "mean": statistics.fmean(values), "lower": lower, "upper": upper}
-    outcome = settle(lower, upper, claim.size)
-    if outcome != TOO_LITTLE:
-        return Verdict(outcome, **summary)
-    needed = seeds_needed(statistics.stdev(values), claim.size / 4)
-    return _unsettled(by_seed, max(len(values) + 1, needed), **summary)
+    terms = [(sign, _run(*cell, profile=profile)) for sign, cell in claim.cells]
+    return verdict(terms, claim.size, ledger, _baseline_agrees(claim, ledger))
 
 
-def _errors(ledger: Ledger, cell: tuple[str, str, str, float], profile: str) -> dict[int, float]:
-    dataset, model, methods, noise = cell
-    return last_errors(RunConfig(dataset=dataset, model=model, methods=methods, noise=noise, profile=profile), ledger)
+def _run(dataset: str, model: str, methods: str, noise: float, *, profile: str) -> RunConfig:
+    return RunConfig(dataset=dataset, model=model, methods=methods, noise=noise, profile=profile)
 
 
-def _unsettled(by_seed: list[dict[int, float]], seeds: int, **summary: Any) -> Verdict:
-    """Counts the runs of the seeds that have most of them: only whole sets of one seed are of use."""
-    present = sorted((sum(s in errors for errors in by_seed) for s in set().union(*by_seed)), reverse=True)
-    return Verdict(TOO_LITTLE, runs=sum(present[:seeds]), needed=seeds * len(by_seed), **summary)
+def _baseline_agrees(claim: Claim, ledger: Ledger) -> bool:
+    """Whether the baseline of a claim's network and data errs as often as the paper's, both at their best epochs."""
+    dataset, model, *_ = claim.cells[0][1]
+    place = (dataset, model, "baseline")
+    printed = next(f.value for f in paper_figures().values() if (f.dataset, f.model, f.method) == place)
+    config = _run(dataset, model, "baseline", 0.0, profile=EXACT)
+    found = summarise(config, ledger.runs(config))["best_mean"]
+    return found is not None and abs(found - printed) <= AGREES * printed
 
 
 def _judge_memory(claim: MemoryClaim, memory: Mapping[str, int]) -> Verdict:
@@ -209,38 +178,39 @@ def _judge_memory(claim: MemoryClaim, memory: Mapping[str, int]) -> Verdict:
 
 
 def claims_table(ledger: Ledger, memory: Mapping[str, int] | None = None) -> Table:
-    """The ledger of claims: every claim with the paper's figure, ours, the verdict, and what the `cpu` study says.
+    """The ledger of claims: every claim with the paper's figure, ours, the verdict, and what `narrow` runs say.
 
     `memory`: counted bytes of training by method, as from `counted_memory`.
     """
     rows, data = [], []
     for claim in claims():
-        verdict = judge(claim, ledger, memory=memory)
-        study = None if isinstance(claim, MemoryClaim) else judge(claim, ledger, "cpu")
-        data.append(_figures(claim, verdict, study))
-        rows.append(_row(claim, verdict, study))
+        exact = judge(claim, ledger, memory=memory)
+        proxy = None if isinstance(claim, MemoryClaim) else judge(claim, ledger, PROXY)
+        data.append(_figures(claim, exact, proxy))
+        rows.append(_row(claim, exact, proxy))
     note = (
         "Sizes in points of test error; of memory, a ratio. Ours: the mean over seeds at the last epoch, its bounds, "
         "and the number of seeds. Supported: the lower bound is above 0, the upper not below half of the paper's size. "
-        "Not supported: the upper bound is below that half. Only runs at the paper's scale decide; the last column "
-        "applies the same test to narrow networks and short runs, and decides nothing."
+        "Not supported: the upper bound is below that half. Exact: runs by the paper's protocol, which decide, and "
+        f"may refute: with each seed below that half, and a baseline within {AGREES:.0%} of the paper's error. Proxy: "
+        "the same test on the narrow reproduction, which may support a claim or fail to, and never refutes."
     )
-    figures = pd.DataFrame(data).astype({"n": "Int64", "cpu_n": "Int64"})
-    columns = ("claim", "about", "where", "paper", "ours", "verdict", "cpu study (does not decide)")
-    shown = ("claim", "paper", "mean", "n", "verdict", "cpu_verdict")
+    figures = pd.DataFrame(data).astype({"n": "Int64", "narrow_n": "Int64"})
+    columns = ("claim", "about", "where", "paper", "ours", "exact", "proxy: narrow")
+    shown = ("claim", "paper", "mean", "n", "verdict", "narrow_verdict")
     return Table("claims", "The ledger of claims", note, columns, tuple(rows), figures, shown)
 
 
-def _row(claim: Claim | MemoryClaim, verdict: Verdict, study: Verdict | None) -> tuple[Cell, ...]:
+def _row(claim: Claim | MemoryClaim, exact: Verdict, proxy: Verdict | None) -> tuple[Cell, ...]:
     show = "{:.3f}".format if isinstance(claim, MemoryClaim) else signed
     return (
         Cell((claim.statement,)),
         Cell((claim.group,)),
         Cell((claim.where,)),
         Cell((show(claim.size),), claim.size),
-        Cell((show(verdict.mean) if verdict.mean is not None else "", *_bounds(verdict)), verdict.mean),
-        Cell(_outcome(verdict)),
-        Cell((*_outcome(study), *_size(study), *_bounds(study)) if study else ()),
+        Cell((show(exact.mean) if exact.mean is not None else "", *_bounds(exact)), exact.mean),
+        Cell(_outcome(exact)),
+        Cell((*_outcome(proxy), *_size(proxy), *_bounds(proxy)) if proxy else ()),
     )
 
 
@@ -258,13 +228,13 @@ def _outcome(verdict: Verdict) -> tuple[str, ...]:
     return (verdict.outcome, *([str(verdict)[len(TOO_LITTLE) + 1 :]] if verdict.outcome == TOO_LITTLE else []))
 
 
-def _figures(claim: Claim | MemoryClaim, verdict: Verdict, study: Verdict | None) -> dict[str, Any]:
+def _figures(claim: Claim | MemoryClaim, exact: Verdict, proxy: Verdict | None) -> dict[str, Any]:
     return {
         "group": claim.group, "claim": claim.statement, "where": claim.where, "test": claim.test, "paper": claim.size,
-        "mean": verdict.mean, "lower": verdict.lower, "upper": verdict.upper,
-        "n": None if isinstance(claim, MemoryClaim) else verdict.n, "verdict": str(verdict),
-        "cpu_mean": study.mean if study else None, "cpu_n": study.n if study else None,
-        "cpu_verdict": str(study) if study else "",
+        "mean": exact.mean, "lower": exact.lower, "upper": exact.upper,
+        "n": None if isinstance(claim, MemoryClaim) else exact.n, "verdict": str(exact),
+        "narrow_mean": proxy.mean if proxy else None, "narrow_n": proxy.n if proxy else None,
+        "narrow_verdict": str(proxy) if proxy else "",
     }  # fmt: skip
 
 

@@ -2,12 +2,25 @@
 
 Runs of one seed share initial weights, order, augmentation and noise, so that two settings are compared seed by seed,
 at the last epoch. The mean of such differences lies between one-sided bounds of Student's t at `CONFIDENCE`, which is
-honest about how little a handful of seeds says of their own deviation.
+honest about how little a handful of seeds says of their own deviation. ± is the deviation over seeds, everywhere.
+
+The test of a claim, stated before the data. A claim is a sum of errors with signs, such as the baseline's less that of
+`out`, to which the paper gives a size:
+
+- *supported*: the lower bound is above zero, and the upper one not below half of the paper's size;
+- *not supported*: the upper bound is below half of the paper's size: whatever there is, it is not what is claimed;
+- *refuted*: not supported by the paper's own protocol, with each of the seeds below that half, and a baseline that errs
+  as often as the paper's, to `AGREES` of it. Smaller runs, a proxy, never refute: what fails there may hold at scale;
+- *too little evidence (n of m runs)*: neither yet, or fewer than three seeds. m is an estimate of the runs that settle
+  it at the deviation seen: enough for bounds a quarter of the paper's size from the mean.
+
+Half, because the paper's sizes are of single runs at their best epochs.
 """
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +31,26 @@ from imcl_core.training.config import RunConfig
 
 SEEDS = 3  # fewer settle nothing
 CONFIDENCE = 0.95
+AGREES = 0.1  # of the paper's error
 SUPPORTED, NOT_SUPPORTED, TOO_LITTLE = "supported", "not supported", "too little evidence"
+REFUTED = "refuted"
+EXACT = "paper"  # the profile whose runs follow the paper's protocol
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An outcome, and what it rests on: `n` seeds, their mean with its bounds, `runs` of the `needed` ones."""
+
+    outcome: str
+    n: int = 0
+    mean: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    runs: int = 0
+    needed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.outcome} ({self.runs} of {self.needed} runs)" if self.outcome == TOO_LITTLE else self.outcome
 
 
 def metric_of(dataset: str) -> str:
@@ -60,6 +92,35 @@ def moments(differences: Iterable[float]) -> dict[str, float | None]:
         "difference_mean": statistics.fmean(values) if values else None,
         "difference_deviation": statistics.stdev(values) if len(values) > 1 else None,
     }
+
+
+def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger, agrees: bool = False) -> Verdict:
+    """The test of a claim of a positive `size`: of the sum of the errors of `terms`, pairs of a sign and a run.
+
+    `agrees`: the baseline errs as often as the paper's.
+    """
+    by_seed = [last_errors(config, ledger) for _, config in terms]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    values = [sum(sign * errors[s] for (sign, _), errors in zip(terms, by_seed, strict=True)) for s in seeds]
+    summary = {"n": len(values), "mean": statistics.fmean(values) if values else None}
+    if len(values) > 1:
+        summary |= dict(zip(("lower", "upper"), bounds(values), strict=True))
+    if len(values) < SEEDS:
+        return _unsettled(by_seed, SEEDS, **summary)
+    outcome = settle(summary["lower"], summary["upper"], size)
+    if outcome == TOO_LITTLE:
+        needed = seeds_needed(statistics.stdev(values), size / 4)
+        return _unsettled(by_seed, max(len(values) + 1, needed), **summary)
+    exact = all(config.profile == EXACT for _, config in terms)
+    if outcome == NOT_SUPPORTED and exact and agrees and max(values) < size / 2:
+        outcome = REFUTED
+    return Verdict(outcome, **summary)
+
+
+def _unsettled(by_seed: list[dict[int, float]], seeds: int, **summary: Any) -> Verdict:
+    """Counts the runs of the seeds that have most of them: only whole sets of one seed are of use."""
+    present = sorted((sum(s in errors for errors in by_seed) for s in set().union(*by_seed)), reverse=True)
+    return Verdict(TOO_LITTLE, runs=sum(present[:seeds]), needed=seeds * len(by_seed), **summary)
 
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:

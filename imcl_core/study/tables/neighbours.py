@@ -9,8 +9,8 @@ import pandas as pd
 from imcl_core.methods import TERMS
 from imcl_core.study.grids import STRENGTHS, TUNED, grid, trial
 from imcl_core.study.ledger import Ledger, Run
+from imcl_core.study.tables.decisions import row_of_runs
 from imcl_core.study.tables.judge import metric_of, moments, paired, summarise
-from imcl_core.study.tables.study import study_row
 from imcl_core.study.tables.write import Cell, Table
 from imcl_core.training.config import RunConfig
 
@@ -28,7 +28,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
         runs, differences = compared(config, ledger), by_method.get(config.methods, {})
         summary = summarise(config, runs) | {"pairs": len(differences)} | moments(differences.values())
         trials, tried = _trials(config, ledger)
-        _, _, method, n, last, _, difference, hardware = study_row(config, runs, summary)
+        _, _, method, n, last, _, difference, hardware = row_of_runs(config, runs, summary)
         n = replace(n, lines=(f"{len(runs)} of {COMPARED}",))
         source = TERMS[config.methods].source if config.methods in TERMS else ""
         cost = (operations or {}).get(config.methods)

@@ -1,0 +1,151 @@
+"""The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from imcl_core.study.grids import COLUMNS, grid
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.judge import Verdict, moments, paired, summarise, verdict
+from imcl_core.study.tables.paper import paper_figures
+from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
+from imcl_core.training.config import RunConfig
+
+PROFILE = "narrow"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain of `config` over the `baseline` of its seed, in points: positive is better.
+
+    `printed`: what the paper prints of it at its own scale, None where it prints nothing. `by_seed`: ours.
+    """
+
+    config: RunConfig
+    baseline: RunConfig
+    printed: float | None
+    by_seed: dict[int, float]
+    verdict: Verdict
+
+    @property
+    def case(self) -> str:
+        """What stays the same in a comparison."""
+        return case_of(self.config)
+
+    @property
+    def method(self) -> str:
+        return _method(self.config)
+
+
+def gains(ledger: Ledger) -> Iterator[Gain]:
+    """Of every run of the grid `narrow` that has a record, in the grid's order."""
+    for config in grid(PROFILE, PROFILE, 1):
+        baseline = replace(config, methods="baseline", lr=_rate(config))
+        if config.key != baseline.key and ledger.runs(config):
+            printed = _printed(config)
+            found = verdict(((1, baseline), (-1, config)), printed or 0.0, ledger)
+            yield Gain(config, baseline, printed, paired(baseline, config, ledger), found)
+
+
+def beside_the_paper(ledger: Ledger, dataset: str = "stl10") -> dict[str, dict[str, dict[str, list[float]]]]:
+    """What is known with clean labels, by network, method, and `augmented`, `not augmented` or `paper`: a gain a seed.
+
+    The methods are those that the paper prints; all of them where there is any run of the network.
+    """
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    runs = [gain for gain in gains(ledger) if gain.config.dataset == dataset and not gain.config.noise]
+    for model in dict.fromkeys(gain.config.model for gain in runs):
+        methods = {
+            m: _printed(RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE)) for m in COLUMNS[1:]
+        }
+        found[f"{NAMES[model]} on {NAMES[dataset]}"] = {m: {"paper": [printed]} for m, printed in methods.items()}
+    for gain in (gain for gain in runs if gain.printed is not None and gain.config.methods in COLUMNS):
+        way = "augmented" if gain.config.augment else "not augmented"
+        place = f"{NAMES[gain.config.model]} on {NAMES[dataset]}"
+        found[place][gain.config.methods][way] = list(gain.by_seed.values())
+    return found
+
+
+def case_of(config: RunConfig) -> str:
+    """Network, data and what was done to them, such as `ResNet-18 on STL-10, no augmentation`."""
+    noise = f", {config.noise:.0%} noisy labels" if config.noise else ""
+    return f"{NAMES[config.model]} on {NAMES[config.dataset]}{noise}" + ("" if config.augment else ", no augmentation")
+
+
+def narrow_table(ledger: Ledger) -> Table:
+    """The runs of the grid `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
+    known = {gain.config.key: gain for gain in gains(ledger)}
+    rows, data, cells = [], [], grid(PROFILE, PROFILE, 1)
+    for config in cells:
+        if not (runs := ledger.runs(config)):
+            continue
+        gain, summary = known.get(config.key), summarise(config, runs)
+        found = gain.verdict if gain else Verdict("")
+        summary |= moments(gain.by_seed.values() if gain else ())
+        last = f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"])
+        ours = signed(found.mean) + plus_minus(summary["difference_deviation"]) if found.n else ""
+        reach = "" if found.lower is None else f"{signed(found.lower)} to {signed(found.upper)}"
+        judged = str(found) if gain and (gain.printed or 0) > 0 else ""
+        rows.append(
+            (
+                Cell((case_of(config),)),
+                Cell((_method(config),)),
+                Cell((str(len(runs)),), len(runs), runs, config.profile),
+                Cell((last,), summary["last_mean"]),
+                Cell((f"{summary['best_mean']:.2f}",), summary["best_mean"]),
+                Cell(((ours, f"n = {found.n}") if found.n else ("",)), found.mean),
+                Cell((reach,)),
+                Cell((signed(gain.printed if gain else None),), gain.printed if gain else None),
+                Cell((judged,)),
+                Cell((summary["hardware"],)),
+            )
+        )
+        data.append(
+            {"table": "narrow", "augment": config.augment, "lr": config.lr}
+            | summary
+            | {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
+            | {"paper_gain": gain.printed if gain else None, "verdict": judged}
+        )
+    three = sum(len(ledger.runs(config)) >= 3 for config in cells)
+    note = (
+        f"The paper's recipe on networks of a quarter of its width, trained to the end: not its scale. {len(rows)} of "
+        f"{len(cells)} cells have a run, {three} have three seeds or more. Errors in percent: mean ± deviation over n "
+        "seeds; best epoch: of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the "
+        "last epoch, so that above zero is better; bounds: of its mean, each one-sided at 95 %. The verdict is that of "
+        "the test of the ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
+    )
+    columns = (
+        "network and data", "method", "n", "last epoch", "best epoch", "gain", "bounds", "paper's gain",
+        "verdict (proxy)", "hardware",
+    )  # fmt: skip
+    shown = (
+        "dataset", "model", "augment", "noise", "method", "n", "last_mean", "last_deviation", "gain", "lower", "upper",
+        "pairs", "paper_gain", "verdict",
+    )  # fmt: skip
+    frame = pd.DataFrame(data, columns=None if data else ("table", *shown))
+    return Table("narrow", "The narrow reproduction", note, columns, tuple(rows), frame, shown)
+
+
+def _method(config: RunConfig) -> str:
+    """As a row is headed; a baseline at another rate says so."""
+    return method_name(config.methods) + (" at half its rate" if config.lr != _rate(config) else "")
+
+
+def _rate(config: RunConfig) -> float:
+    """The learning rate of the recipe."""
+    return RunConfig(dataset=config.dataset, profile=config.profile).lr
+
+
+def _printed(config: RunConfig) -> float | None:
+    """The paper's gain over its baseline, in points."""
+    figures = {key: figure.value for key, figure in paper_figures().items()}
+    if config.lr != _rate(config):
+        return None
+    if config.noise:
+        return figures.get(f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}")
+    for source in ("table1", "table2", "table3"):
+        place = f"{source}/{config.dataset}/{config.model}"
+        if f"{place}/{config.methods}" in figures:
+            return round(figures[f"{place}/baseline"] - figures[f"{place}/{config.methods}"], 2)
+    return None
