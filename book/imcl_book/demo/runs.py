@@ -25,7 +25,7 @@ def config_of(name: str, kind: str) -> RunConfig:
         return RunConfig(**common, width=1 / 16, epochs=30, hidden=64)
     # Half the dropout, of which narrow networks bear little, and a weaker pull: in a short run labels must be heard.
     pull_push = {"pp_pull": (0.05, 0.5), "pp_push": (0.05, 0.0)}
-    return RunConfig(**common, **pull_push, width=1 / 8, epochs=1, hidden=128, dropout=0.25)
+    return RunConfig(**common, **pull_push, width=1 / 8, epochs=10, hidden=128, dropout=0.25)
 
 
 def trained(config: RunConfig, runs: Path, data_folder: Path | None = None) -> tuple[Record, dict[str, torch.Tensor]]:
