@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from imcl_book.sphinx import sizes
+from made_records import record, write
 
 from imcl_core import cli
 from imcl_core.errors import ImclError
@@ -44,6 +45,18 @@ def test_a_notebook_without_a_recorded_run_is_named():
 def test_the_readme_says_how_much_of_the_paper_has_been_run():
     run, cells = sizes.coverage()
     assert f"Of the {cells} cells of the paper's\ntables, {run} have been run" in (ROOT / "README.md").read_text()
+
+
+def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkeypatch):
+    config = RunConfig(dataset="stl10", model="vgg16", profile="narrow")
+    write(
+        tmp_path,
+        *(record(30, seed=s, dataset="stl10", model="vgg16", methods="baseline", profile="narrow") for s in range(3)),
+    )
+    write(tmp_path, record(30, dataset="stl10", model="vgg16", methods="kernel", profile="narrow"))
+    assert config.name in {path.stem for path in tmp_path.glob("*.json")}
+    monkeypatch.setattr(sizes, "RESULTS", tmp_path)
+    assert sizes.narrow_coverage().endswith(" cells, 2 have a run and 1 have 3 seeds or more.")
 
 
 def test_the_commands_of_the_page_exist(capsys):

@@ -70,7 +70,10 @@ def test_one_run_has_no_deviation(tmp_path):
 def test_imagenet32_counts_top5_errors(tmp_path):
     write(tmp_path, record(dataset="imagenet32", top5=30.0), record(dataset="stl10"))
     table = tables.table("table-2", Ledger(tmp_path))
-    assert (cell(table, dataset="imagenet32")["last_mean"], cell(table, dataset="imagenet32")["best_mean"]) == (31.0, 30.0)
+    assert (cell(table, dataset="imagenet32")["last_mean"], cell(table, dataset="imagenet32")["best_mean"]) == (
+        31.0,
+        30.0,
+    )
     assert cell(table, dataset="stl10")["last_mean"] == 25.0
 
 
@@ -247,7 +250,7 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
     )
     table = tables.table("narrow", Ledger(tmp_path))
     assert [cells[1].lines[0] for cells in table.rows] == [
-        "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push",
+        "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "cutout",
     ]  # fmt: skip
     here = {"dataset": "stl10", "model": "resnet18"}
     out, kernel = (cell(table, method=method, **here) for method in ("out", "kernel"))

@@ -1,4 +1,4 @@
-"""Figures of the results: the paper's Fig. 2, and differences to the baseline case by case."""
+"""Figures of the results: gains beside the paper's, and its Fig. 2."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imcl_book.figures.shared import draw_pairs
 from imcl_book.figures.style import BLACK, BLUE, RED, colour, legend_above, panels, styled
 
 
@@ -42,20 +41,6 @@ def _noisy_runs(axis: Axes, methods: str, by_noise: Mapping[float, Sequence[floa
     deviations = [np.std(values, ddof=1) if len(values) > 1 else 0 for values in found.values()]
     style = {"color": colour(methods), "marker": "o", "ms": 3, "lw": 1.2, "capsize": 3}
     axis.errorbar(list(found), means, yerr=deviations, label=methods, **style)
-
-
-@styled
-def paired_differences_by_case(cases: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """`paired_differences` for several cases on one scale, a panel each, `cases[case][method]`."""
-    rows = [len(differences) for differences in cases.values()]
-    height, ratios = 0.6 + sum(0.7 + 0.4 * n for n in rows), [n + 0.8 for n in rows]
-    figure, axes = panels(len(cases), 1, 6.4, height, sharex=True, height_ratios=ratios)
-    for axis, (case, gains) in zip(axes[:, 0], cases.items(), strict=True):
-        draw_pairs(axis, gains)
-        axis.set_title(case, loc="left")
-    for axis in axes[:-1, 0]:
-        axis.set_xlabel("")
-    return figure
 
 
 WAYS = {  # of a gain: what it is called, its shape, its colour

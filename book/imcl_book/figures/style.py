@@ -72,9 +72,14 @@ def panels(rows: int, columns: int, width: float, height: float, **options: Any)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend_above(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
-    """One legend for all panels, above them, of what `axis` names."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=columns, **options)
+def legend_above(figure: Figure, axes: Axes | Iterable[Axes], columns: int, **options: Any) -> None:
+    """One legend for all panels, above them, of what an axis names, or several together."""
+    several = [axes] if isinstance(axes, Axes) else axes
+    pairs = [pair for axis in several for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    named = {label: handle for handle, label in reversed(pairs)}
+    labels = list(dict.fromkeys(label for _, label in pairs))
+    handles = [named[label] for label in labels]
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
 
 
 def count_along(axis: Axes) -> None:

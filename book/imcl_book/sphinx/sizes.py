@@ -17,8 +17,10 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from imcl_book.sphinx.pages import RESULTS, ROOT, executions
 from imcl_core.errors import ImclError, nearest
+from imcl_core.study.grids import grid
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import open_ledger, table
+from imcl_core.study.tables.judge import SEEDS
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
 
@@ -85,6 +87,14 @@ def coverage() -> tuple[int, int]:
     return int((cells["n"] > 0).sum()), len(cells)
 
 
+def narrow_coverage() -> str:
+    """How far the narrow reproduction has come, in a sentence."""
+    ledger = open_ledger(RESULTS)
+    seeds = [len(ledger.runs(config)) for config in grid("narrow", "narrow")]
+    run, three = sum(n > 0 for n in seeds), sum(n >= SEEDS for n in seeds)
+    return f"Of its {len(seeds)} cells, {run} have a run and {three} have {SEEDS} seeds or more."
+
+
 def timm_step() -> str:
     """What `benchmarks/timm_step.py` measured, in two sentences."""
     found = json.loads(TIMM_STEP.read_text(encoding="utf-8"))
@@ -118,9 +128,11 @@ class Took(SphinxRole):
 
 
 class Coverage(SphinxRole):
-    """`{coverage}`run`` or `{coverage}`all``."""
+    """`{coverage}`run`` or `{coverage}`all``, and `{coverage}`narrow``, a sentence."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        if self.text == "narrow":
+            return [nodes.Text(narrow_coverage())], []
         run, cells = coverage()
         return [nodes.Text(str({"run": run, "all": cells}[self.text]))], []
 

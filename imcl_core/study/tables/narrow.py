@@ -38,9 +38,16 @@ class Gain:
         return _method(self.config)
 
 
+def reproduced(ledger: Ledger) -> list[RunConfig]:
+    """The runs of the grid `narrow` in its order, then what else has records there with default settings."""
+    listed = grid(PROFILE, PROFILE, 1)
+    known = {config.key for config in listed}
+    return [*listed, *(config for config in ledger.cells(PROFILE) if config.key not in known)]
+
+
 def gains(ledger: Ledger) -> Iterator[Gain]:
-    """Of every run of the grid `narrow` that has a record, in the grid's order."""
-    for config in grid(PROFILE, PROFILE, 1):
+    """Of every run in `narrow` that has a record."""
+    for config in reproduced(ledger):
         baseline = replace(config, methods="baseline", lr=_rate(config))
         if config.key != baseline.key and ledger.runs(config):
             printed = _printed(config)
@@ -76,7 +83,7 @@ def case_of(config: RunConfig) -> str:
 def narrow_table(ledger: Ledger) -> Table:
     """The runs of the grid `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
     known = {gain.config.key: gain for gain in gains(ledger)}
-    rows, data, cells = [], [], grid(PROFILE, PROFILE, 1)
+    rows, data, cells = [], [], reproduced(ledger)
     for config in cells:
         if not (runs := ledger.runs(config)):
             continue

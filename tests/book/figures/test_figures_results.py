@@ -3,17 +3,6 @@
 from imcl_book.figures import results as figures
 
 
-def test_paired_differences_by_case_share_a_scale():
-    cases = {"A": {"out": [-1.0, -2.0]}, "B": {"out": [3.0, 4.0], "mid": [0.0, 1.0]}}
-    figure = figures.paired_differences_by_case(cases)
-    assert [axis.get_title(loc="left") for axis in figure.axes] == list(cases)
-    for axis, differences in zip(figure.axes, cases.values(), strict=True):
-        rings = [list(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "o"]
-        assert rings == list(differences.values())
-        assert axis.get_xlim() == figure.axes[0].get_xlim()
-    assert [bool(axis.get_xlabel()) for axis in figure.axes] == [False, True]
-
-
 def test_gains_stand_beside_what_the_paper_prints():
     methods = {"out": {"paper": [5.4], "augmented": [1.0, 2.0], "not augmented": [-1.0]}, "mid": {"paper": [2.7]}}
     figure = figures.gains_beside_the_paper({"a network": methods, "another": methods}, lambda values: (0.5, 2.5))

@@ -1,0 +1,80 @@
+"""Should I use it? What the narrow reproduction's records advise, by a rule that is stated before them."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from imcl_core.measure import memory
+from imcl_core.study import plan
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.judge import SEEDS
+from imcl_core.study.tables.narrow import PROFILE, gains
+from imcl_core.training.config import RunConfig
+
+HELPS, HURTS, OPEN, UNKNOWN = "helps", "hurts", "no difference seen", "too few runs"
+
+
+def word(pairs: int, lower: float | None, upper: float | None) -> str:
+    """The rule: by the bounds of the mean gain, and by nothing where there are fewer than three pairs."""
+    if pairs < SEEDS or lower is None:
+        return UNKNOWN
+    return HELPS if lower > 0 else HURTS if upper < 0 else OPEN
+
+
+def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFrame:
+    """A row for every method with a gain in a case: network and data. The best of a case by its lower bound first.
+
+    Prices are of a training step, as multiples of the baseline's: `operations` and `memory` counted, which takes a
+    second or two a method, `time` from `times`, by network and methods, NaN where it is not measured.
+    """
+    rows: list[dict[str, Any]] = []
+    for gain in gains(ledger):
+        config, found = gain.config, gain.verdict
+        operations, held = _prices(config.dataset, config.model, config.methods)
+        rows.append(
+            {
+                "network and data": gain.case, "method": gain.method, "n": found.n, "gain": found.mean,
+                "lower": found.lower, "upper": found.upper, "word": word(found.n, found.lower, found.upper),
+                "time": times.get((config.model, config.methods), math.nan), "operations": operations, "memory": held,
+            }
+        )  # fmt: skip
+    columns = (
+        "network and data", "method", "n", "gain", "lower", "upper", "word", "time", "operations", "memory",
+    )  # fmt: skip
+    frame = pd.DataFrame(rows, columns=columns).astype({"gain": float, "lower": float, "upper": float})
+    order = {case: place for place, case in enumerate(dict.fromkeys(frame["network and data"]))}
+    frame["place"] = frame["network and data"].map(order)
+    return frame.sort_values(["place", "lower", "gain"], ascending=[True, False, False]).drop(columns="place")
+
+
+@functools.cache
+def _prices(dataset: str, model: str, methods: str) -> tuple[float, float]:
+    """Operations and memory of a step in `narrow`, as multiples of the baseline's."""
+    configs = [RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE) for m in (methods, "baseline")]
+    work, held = [plan.operations(config) for config in configs], [memory.count(config).total for config in configs]
+    return work[0] / work[1], held[0] / held[1]
+
+
+def advice(found: pd.DataFrame) -> list[str]:
+    """A sentence a case, from `choices`: what to use, what to leave, and of what nothing is known."""
+    sentences = []
+    for case, rows in found.groupby("network and data", sort=False):
+        by_word = {name: rows[rows["word"] == name] for name in (HELPS, HURTS, OPEN, UNKNOWN)}
+        parts = []
+        if len(best := by_word[HELPS]):
+            top = best.iloc[0]
+            price = "" if math.isnan(top["time"]) else f", at {top['time']:.2f} times the time of a step"
+            parts.append(
+                f"use {top['method']}: {top['gain']:+.2f} points, from {top['lower']:+.2f} to {top['upper']:+.2f}, "
+                f"n = {top['n']}{price}"
+            )
+        elif len(rows) > len(by_word[UNKNOWN]):
+            parts.append("nothing has been shown to help: stay with the baseline")
+        for name, text in ((HURTS, "leave out"), (OPEN, "no difference seen with"), (UNKNOWN, "too few runs yet of")):
+            if len(by_word[name]):
+                parts.append(f"{text} {', '.join(by_word[name]['method'])}")
+        sentences.append(f"{case}: {'; '.join(parts)}.")
+    return sentences

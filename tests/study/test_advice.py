@@ -1,0 +1,68 @@
+"""The page to decide by: its advice is a rule on records, and changes when they do."""
+
+import pytest
+from made_records import record, write
+
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables import advice
+
+PLACE = {"dataset": "stl10", "profile": "narrow", "model": "resnet18"}
+
+
+def found(folder, **errors):
+    """The choices from runs with these errors, a list of seeds a method; the baseline errs 33, 34, 35 times."""
+    write(folder, *(record(33 + s, seed=s, methods="baseline", **PLACE) for s in range(3)))
+    for methods, values in errors.items():
+        name = methods.replace("_", "-")
+        write(folder, *(record(e, seed=s, methods=name, **PLACE) for s, e in enumerate(values)))
+    return advice.choices(Ledger(folder), {("resnet18", "out"): 1.04})
+
+
+@pytest.fixture(autouse=True)
+def no_counting(monkeypatch):
+    monkeypatch.setattr(advice, "_prices", lambda *_: (1.5, 1.2))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "lower", "upper", "expected"),
+    [
+        (3, 0.1, 2.0, "helps"),
+        (3, -2.0, -0.1, "hurts"),
+        (3, -1.0, 1.0, "no difference seen"),
+        (2, 0.1, 2.0, "too few runs"),
+        (0, None, None, "too few runs"),
+    ],
+)
+def test_the_rule(pairs, lower, upper, expected):
+    assert advice.word(pairs, lower, upper) == expected
+
+
+def test_what_helps_most_surely_is_advised_with_its_price(tmp_path):
+    choices = found(tmp_path, out=[31, 32.1, 33], kernel=[32, 33, 34.1], mid=[33.5, 33.6, 35], pull_push=[35, 36, 37.1])
+    assert list(choices.method) == ["out", "kernel", "mid", "pull-push"]
+    assert list(choices.word) == ["helps", "helps", "no difference seen", "hurts"]
+    (sentence,) = advice.advice(choices)
+    assert sentence.startswith("ResNet-18 on STL-10: use out: +1.97 points, from +1.87 to +2.06, n = 3, at 1.04 times")
+    assert "leave out pull-push" in sentence and "no difference seen with mid" in sentence
+
+
+def test_it_changes_when_the_records_do(tmp_path):
+    before = advice.advice(found(tmp_path / "a", out=[31, 32, 33]))
+    after = advice.advice(found(tmp_path / "b", out=[35, 36, 37]))
+    assert "use out" in before[0]
+    assert "stay with the baseline; leave out out" in after[0]
+
+
+def test_two_seeds_advise_nothing(tmp_path):
+    (sentence,) = advice.advice(found(tmp_path, out=[20, 21]))
+    assert sentence == "ResNet-18 on STL-10: too few runs yet of out."
+
+
+def test_without_records_there_is_no_sentence(tmp_path):
+    assert advice.advice(advice.choices(Ledger(tmp_path), {})) == []
+
+
+def test_prices_are_counted(monkeypatch):
+    monkeypatch.undo()
+    operations, memory = advice._prices("stl10", "vgg16", "mid")
+    assert 1 < operations < 2 and 1 < memory < 2
