@@ -195,7 +195,10 @@ def checkpoint_of(config: RunConfig, out: Path) -> bytes:
 
 
 def damaged_record(place: Path, sound: Path, config: RunConfig, damage: Callable, draw: random.Random) -> Bad:
-    """The sound record beside it is read, and the damaged one is not, or as what it was."""
+    """The sound record beside it is read, and the damaged one is not, or as what it was.
+
+    Runs are told apart by their names: a flipped bit in a setting of a method that is off changes no run.
+    """
     shutil.copytree(sound, place)
     path, bad = Files(place, config.name).record, Bad()
     before = read_record(path)
@@ -206,8 +209,8 @@ def damaged_record(place: Path, sound: Path, config: RunConfig, damage: Callable
             found = ledger.records(place)
     except Exception:
         return Bad(raw=1)
-    bad["lost"] += sum(record.config != config for record in found) != 1
-    bad["wrong"] += any(r.config == config and (r.curve, r.config) != (before.curve, config) for r in found)
+    bad["lost"] += sum(record.config.name != config.name for record in found) != 1
+    bad["wrong"] += any(r.config.name == config.name and r.curve != before.curve for r in found)
     bad["renamed"] += names != sorted(file.name for file in place.iterdir())
     return +bad
 
