@@ -1,5 +1,6 @@
 """Local errors by prediction and similarity (Nøkland & Eidnes 2019), on every layer."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from imcl_core.attach.layer import Layer
 from imcl_core.methods.term import OnLayers, Step, Term, by_half_decades
 from imcl_core.settings import setting
 
+POOLS = ("halving", "square")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredSimSettings(OnLayers):
@@ -20,6 +23,11 @@ class PredSimSettings(OnLayers):
     )
     predsim_features: int = setting(
         4096, "maps are pooled to at most so many features for its classifiers", least=1, most=1 << 40
+    )
+    predsim_pool: str = setting(
+        "halving",
+        "how: by 'halving' the sides in turn, height first, as its authors do; or to the largest 'square' that fits",
+        one_of=POOLS,
     )
 
 
@@ -34,8 +42,8 @@ class PredSim(Term):
         self.reads, self.task = sites.layers(), task
 
     def head(self, place: Layer) -> nn.Module:
-        channels, *size = place.shape
-        return PredSimHead(channels, tuple(size), self.task.num_classes, self.settings.predsim_features)
+        (channels, *size), s = place.shape, self.settings
+        return PredSimHead(channels, tuple(size), self.task.num_classes, s.predsim_features, s.predsim_pool)
 
     def read(self, place: Layer, maps: Tensor) -> tuple[Tensor, Tensor]:
         logits, compared = self.heads[place.name](maps)
@@ -51,22 +59,46 @@ class PredSim(Term):
 
 
 class PredSimHead(nn.Module):
-    """The heads of predsim on a layer's maps (B, C, H, W): logits (B, m) and maps to compare (B, C, H, W).
+    """What predsim trains on a layer's maps (B, C, H, W): logits (B, m) and maps to compare (B, C, H, W).
 
-    As in the authors' code: average pooling to at most `features` numbers and a linear layer that starts at 0; a 3×3
-    convolution without bias. `size` (H, W).
+    As `LocalLossBlockConv` in the authors' code (github.com/anokland/local-loss, train.py): average pooling to at most
+    `features` numbers, there `dim_in_decoder`, and a linear layer that starts at 0; a 3×3 convolution without bias.
+    `size` (H, W); `pool` one of `POOLS`, of which theirs is "halving".
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], num_classes: int, features: int = 4096):
+    def __init__(
+        self, channels: int, size: tuple[int, int], num_classes: int, features: int = 4096, pool: str = "halving"
+    ):
         super().__init__()
-        side = max(1, int((features / channels) ** 0.5))
-        self.size = (min(size[0], side), min(size[1], side))
-        self.predict = nn.Linear(channels * self.size[0] * self.size[1], num_classes)
+        self.pool, (height, width) = (_halving if pool == "halving" else _square)(channels, size, features)
+        self.predict = nn.Linear(channels * height * width, num_classes)
         nn.init.zeros_(self.predict.weight)
         self.compare = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        return self.predict(F.adaptive_avg_pool2d(h, self.size).flatten(1)), self.compare(h)
+        return self.predict(self.pool(h).flatten(1)), self.compare(h)
+
+
+def _halving(channels: int, size: tuple[int, int], features: int) -> tuple[nn.Module, list[int]]:
+    """Windows double in turn, the height first, until what is left fits; and the sides (H, W) of what is left.
+
+    A side that its window does not divide is padded with zeros, which count in the means, as the authors do it.
+    """
+    windows, turn = [1, 1], 0
+    sides = list(size)
+    while channels * math.prod(sides) > features and max(sides) > 1:
+        windows[turn] *= 2 if sides[turn] > 1 else 1
+        sides[turn] = math.ceil(size[turn] / windows[turn])
+        turn = 1 - turn
+    padding = [w * (left - side // w) // 2 for w, left, side in zip(windows, sides, size, strict=True)]
+    return nn.Identity() if windows == [1, 1] else nn.AvgPool2d(tuple(windows), padding=tuple(padding)), sides
+
+
+def _square(channels: int, size: tuple[int, int], features: int) -> tuple[nn.Module, list[int]]:
+    """Adaptive pooling to the largest square that fits, and its sides, or the map's where they are shorter."""
+    most = max(1, math.isqrt(features // channels))
+    sides = [min(side, most) for side in size]
+    return nn.AdaptiveAvgPool2d(tuple(sides)), sides
 
 
 def predsim_loss(

@@ -174,6 +174,7 @@ STRENGTHS = {  # of every method alone, from weak to strong with the default amo
     "label-smoothing": [{"smoothing_epsilon": e} for e in (0.05, 0.1, 0.2)],
     "r-drop": [{"rdrop_alpha": a} for a in (0.3, 0.6, 1.0)],
 }
+COMPARISON = {"dataset": "cifar100", "model": "resnet18", "predsim_pool": "square"}  # as its records were made
 TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
 TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
     "out": {"out_alpha": 0.75},
@@ -195,8 +196,7 @@ TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which 
 
 def trial(methods: str, strength: dict, profile: str, seed: int = 0) -> RunConfig:
     """The short run on held-out images that judges one strength."""
-    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile} | TRIAL
-    return RunConfig(methods=methods, seed=seed, **shared, **strength)
+    return RunConfig(methods=methods, seed=seed, profile=profile, **COMPARISON, **TRIAL, **strength)
 
 
 def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
@@ -211,9 +211,8 @@ def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
 
 def _neighbours(profile: str, seeds: int) -> list[RunConfig]:
     """The baseline and every method at its chosen strength, on the data set's own split."""
-    shared = {"dataset": "cifar100", "model": "resnet18", "profile": profile}
     return [
-        RunConfig(methods=method, seed=s, **shared, **strength)
+        RunConfig(methods=method, seed=s, profile=profile, **COMPARISON, **strength)
         for s in range(seeds)
         for method, strength in {"baseline": {}, **TUNED}.items()
     ]

@@ -20,8 +20,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 _ADDED = (  # since the first records
     "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "kernel_tf32", "pool",
-    "side", "augment", "precision", "captured", "evaluate_every", "held_out",
+    "side", "augment", "precision", "captured", "evaluate_every", "held_out", "predsim_pool",
 )  # fmt: skip
+EARLIER = {"predsim_pool": "square"}  # what records that do not name it were made with: the default is another one
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 LAST_EPOCHS = 10  # which are evaluated, each of them
 
@@ -220,12 +221,12 @@ class RunConfig(MethodSettings, PopulationSettings):
         """Every setting that can influence this run: those of methods that are off are left out.
 
         Records are named by it. A setting added later is left out at its default, so that the records made before
-        keep their names.
+        keep their names; one that changed what was done before, at what it was before.
         """
         off = fields_of(TERMS.values()) - fields_of(self.terms)
         pattern = PATTERNS.get(self.methods)
         off |= {*pattern.unused} if pattern else {field.name for field in fields(PopulationSettings)}
-        before = {"side": self.recipe.side, "evaluate_every": 1}
+        before = {"side": self.recipe.side, "evaluate_every": 1} | EARLIER
         same = {name for name in _ADDED if getattr(self, name) == before.get(name, getattr(type(self), name))}
         return {k: v for k, v in vars(self).items() if k not in off | same}
 

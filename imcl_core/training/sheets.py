@@ -12,7 +12,7 @@ from typing import Any
 
 from imcl_core.errors import ImclError
 from imcl_core.networks import MODELS
-from imcl_core.training.config import RunConfig
+from imcl_core.training.config import EARLIER, RunConfig
 from imcl_core.training.recipes import RECIPES, SIZES, canonical
 
 FORMAT = 2  # of a record's file; the first one, without a digest, did not say so
@@ -174,7 +174,7 @@ def _remember(key: str, settings: dict[str, Any]) -> _AtSeeds:
         canonical(str(settings.get("methods")))
     except ImclError:
         raise _Unknown(f"methods {settings.get('methods')}") from None
-    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**settings)))
+    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**EARLIER | settings)))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from imcl_core.methods.decov import decov_loss
 from imcl_core.methods.hsic import hsic_loss, normalised_kernel
 from imcl_core.methods.predsim import predsim_loss
 from imcl_core.training import checkpoints
+from imcl_core.training.config import EARLIER
 
 METHOD_OF = {field.name: term.name for term in NEIGHBOURS for field in fields(term.Settings) if field.name != "attach"}
 RIVALS = {term.name for term in TERMS.values() if term.replaces}  # one of them at a time
@@ -51,7 +52,7 @@ def test_wrong_names_are_one_sentence(methods, message):
 def test_records_keep_their_names():
     records = sorted((ROOT / "results").rglob("*.json"))
     configs = {path.stem: json.loads(path.read_text(encoding="utf-8")).get("config") for path in records}
-    named = {stem: RunConfig(**config).name for stem, config in configs.items() if config}
+    named = {stem: RunConfig(**EARLIER | config).name for stem, config in configs.items() if config}
     assert len(named) >= 20
     assert all(stem == name for stem, name in named.items())
 
@@ -59,7 +60,8 @@ def test_records_keep_their_names():
 @pytest.mark.parametrize("field", [f for f in fields(RunConfig) if f.name in METHOD_OF], ids=lambda field: field.name)
 def test_a_setting_names_a_run_only_where_its_method_is_on(field):
     method = METHOD_OF[field.name]
-    changes = {bool: lambda x: not x, int: lambda x: x + 3, float: lambda x: x / 2}
+    choices = field.metadata["range"].one_of
+    changes = {bool: lambda x: not x, int: lambda x: x + 3, float: lambda x: x / 2, str: lambda x: choices[-1]}
     value = changes[type(field.default)](field.default)
     for methods, same in (("mid", True), (method, False), (f"mid+{method}", False)):
         assert (RunConfig(methods=methods).key == RunConfig(methods=methods, **{field.name: value}).key) == same
@@ -172,7 +174,7 @@ def test_settings_reach_the_terms():
         "cutout": {"cutout_size": 20},
         "decov": {"decov_weight": 3.0},
         "deep-supervision": {"deep_weight": 1.0, "deep_decay": False},
-        "predsim": {"predsim_weight": 0.1, "predsim_beta": 0.5, "predsim_features": 64},
+        "predsim": {"predsim_weight": 0.1, "predsim_beta": 0.5, "predsim_features": 64, "predsim_pool": "square"},
         "hsic": {"hsic_weight": 0.1, "hsic_beta": 3.0, "hsic_sigma": 1.0},
         "kd": {"kd_alpha": 0.9, "kd_temperature": 4.0},
         "label-smoothing": {"smoothing_epsilon": 0.5},
@@ -186,6 +188,8 @@ def test_settings_reach_the_terms():
             changed = make(method, **{name: value})
             if name == "predsim_features":  # its classifiers start at 0, so that their loss is the same for any
                 assert max(head.predict.in_features for head in changed.heads.values()) == 64
+            elif name == "predsim_pool":  # likewise
+                assert all(isinstance(head.pool, torch.nn.AdaptiveAvgPool2d) for head in changed.heads.values())
             else:
                 assert loss_at_half_time(changed) != pytest.approx(default, rel=1e-9), name
 

@@ -61,6 +61,9 @@ def test_the_key_names_what_matters():
     assert base.key == RunConfig(methods="mid", augment=True, side=32, evaluate_every=1, precision="auto").key
     assert base.key == RunConfig(methods="mid", kernel_biased=False, pp_projection="1x1").key
     assert RunConfig(**dataclasses.asdict(base)) == base
+    halving, square = (RunConfig(methods="predsim", predsim_pool=pool) for pool in ("halving", "square"))
+    assert RunConfig(methods="predsim").name == halving.name != square.name
+    assert "predsim_pool" in halving.identity() and "predsim_pool" not in square.identity()  # as of earlier records
 
 
 @pytest.mark.parametrize(
