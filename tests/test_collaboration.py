@@ -140,7 +140,7 @@ def test_settings_reach_the_losses():
         },
         "pull-push": {
             "pp_pull": (1.0, 0.2), "pp_push": (0.3, 0.7), "pp_normalise": False, "pp_centre": "batch",
-            "pp_projection": "1x1",
+            "pp_projection": "1x1", "pp_input": "pixels",
         },
         "kernel": {"kernel_weight": 3.0, "kernel_biased": False},
     }  # fmt: skip

@@ -61,6 +61,7 @@ def test_the_ends_of_a_range_are_in_it(name):
         ({"attach": "nowhere"}, "value of setting attach 'nowhere'"),
         ({"pp_centre": "bach"}, "Did you mean 'batch'"),
         ({"pp_projection": "5x5"}, "Known: 3x3, 1x1, none"),
+        ({"pp_input": "pixel"}, "Did you mean 'pixels'"),
     ],
 )
 def test_a_word_is_one_of_those_known(settings, message):

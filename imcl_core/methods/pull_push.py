@@ -28,6 +28,11 @@ class PullPushSettings(OnLayers):
     pp_projection: str = setting(
         "3x3", "g_i of Eq. 9: a '3x3' or '1x1' convolution without bias, or 'none'", one_of=PROJECTIONS
     )
+    pp_input: str = setting(
+        "deviations",
+        "what S(x) compares of whole images: each channel's 'deviations', Eq. 8, or all 'pixels' as they are",
+        one_of=("deviations", "pixels"),
+    )
 
 
 class PullPush(Term):
@@ -57,7 +62,7 @@ class PullPush(Term):
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s = self.settings
-        target, source = self.task.similarities(step.images, step.labels, s.pp_centre)
+        target, source = self.task.similarities(step.images, step.labels, s.pp_centre, s.pp_input == "pixels")
         found = [seen[p.name] for p in self.reads]
         together = losses.similarity_matrices(found, s.pp_centre) if losses.few_calls(found[0]) else torch.stack(found)
         made = {"dtype": together.dtype, "device": together.device}

@@ -110,6 +110,7 @@ ABLATIONS = (  # a method, and one decision of the book's page taken the other w
     ("pull-push", {"pp_normalise": False}),
     ("pull-push", {"pp_projection": "1x1"}),
     ("pull-push", {"pp_projection": "none"}),
+    ("pull-push", {"pp_input": "pixels"}),
     ("pull-push", {"attach": "blocks"}),
     ("kernel", {"kernel_pointwise": True}),
     ("kernel", {"kernel_biased": False}),

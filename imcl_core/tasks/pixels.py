@@ -104,13 +104,14 @@ class Pixels(Images):
         return columns[image, row * columns.shape[1] // height, column * columns.shape[2] // width]
 
     @torch.no_grad()
-    def similarities(self, images: Tensor, labels: Tensor, centre: str) -> tuple[Tensor, Tensor]:
+    def similarities(self, images: Tensor, labels: Tensor, centre: str, pixels: bool = False) -> tuple[Tensor, Tensor]:
         counts = self._counts(labels)
         soft = labels.is_floating_point()
         one_hot = labels.movedim(1, -1) if soft else labels.where(counts, 0)
         one_hot = self._soft(one_hot, images, self.num_classes)
         if self._pixels is None:
             portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
+            images = images.flatten(1) if pixels else images
             return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
         image, row, column = self._pixels
         padded = F.pad(images, (1, 1, 1, 1))

@@ -21,6 +21,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 _ADDED = (  # since the first records
     "mid_own", "pp_projection", "kernel_pointwise", "kernel_biased", "kernel_tf32", "pool",
     "side", "augment", "precision", "captured", "evaluate_every", "held_out", "predsim_pool",
+    "pp_input",
 )  # fmt: skip
 EARLIER = {"predsim_pool": "square"}  # what records that do not name it were made with: the default is another one
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)

@@ -1,5 +1,6 @@
-"""Pull-push: its projections, and that it is local."""
+"""Pull-push: its projections, that it is local, and what it compares of images."""
 
+import numpy as np
 import pytest
 import torch
 from collaborations import gradients, make, make_batch, recomputed_gradients
@@ -18,3 +19,33 @@ def test_pull_push_by_another_projection(form):
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def cosines(rows):
+    """Eq. 8 of vectors, pair by pair."""
+    found = np.zeros((len(rows), len(rows)))
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            a_, b_ = a - a.mean(), b - b.mean()
+            found[i, j] = (a_ * b_).sum() / np.sqrt((a_**2).sum() * (b_**2).sum())
+    return found
+
+
+@pytest.mark.parametrize("way", ["deviations", "pixels"])
+def test_the_push_is_from_what_the_setting_compares_of_images(way):
+    settings = {"pp_projection": "none", "pp_pull": (0.0, 0.0), "pp_push": (1.0, 1.0)}
+    collaboration, (images, labels) = make("resnet18", "pull-push", pp_input=way, **settings), make_batch()
+    x = images.numpy()
+    source = [image.ravel() if way == "pixels" else image.std(axis=(1, 2)) for image in x]
+    first = collaboration.layers[0]  # whose input is the image
+    maps = collaboration.network.get_submodule(first)(images).detach().numpy()
+    expected = -np.sqrt(((cosines(maps.std(axis=(2, 3))) - cosines(source)) ** 2).sum()) / len(x)
+    assert collaboration.objective(images, labels)[f"pull-push/{first}"].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_grey_images_differ_by_their_pixels():
+    images = make_batch()[0][:, :1].expand(-1, 3, -1, -1)
+    task, labels = make("resnet18", "pull-push").task, make_batch()[1]
+    assert not task.similarities(images, labels, "sample")[1].abs().max() > 1e-6
+    found = task.similarities(images, labels, "sample", pixels=True)[1].numpy()
+    np.testing.assert_allclose(found, cosines(images.flatten(1).numpy()), atol=1e-12)

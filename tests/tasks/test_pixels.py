@@ -143,11 +143,12 @@ def test_local_gradients_stay_in_their_layers(method):
         collaboration.zero_grad(set_to_none=True)
 
 
-def test_gradients_are_those_of_detaching_and_running_again():
-    collaboration, (images, labels) = make("mid+pull-push", dropout=0.0, pp_pixels=0), make_batch()
+@pytest.mark.parametrize("way", ["deviations", "pixels"])
+def test_gradients_are_those_of_detaching_and_running_again(way):
+    collaboration, other = (make("mid+pull-push", dropout=0.0, pp_pixels=0, pp_input=way) for _ in range(2))
+    (images, labels), inputs = make_batch(), {}
     sum(run(collaboration, images, labels).values()).backward()
     ours = {name: p.grad for name, p in collaboration.named_parameters() if p.grad is not None}
-    other, inputs = make("mid+pull-push", dropout=0.0, pp_pixels=0), {}
     units = {name: other.network.get_submodule(name) for name in other.layers}
     hooks = [u.register_forward_pre_hook(lambda m, x, n=n: inputs.update({n: x[0]})) for n, u in units.items()]
     final = other.network(images)
@@ -155,7 +156,10 @@ def test_gradients_are_those_of_detaching_and_running_again():
         hook.remove()
     counts, portions = labels != IGNORED, F.one_hot(labels % IGNORED, CLASSES)
     portions = (portions * (labels != IGNORED)[..., None]).double().mean(dim=(1, 2))
-    target, source = losses.similarity_matrix(portions), losses.similarity_matrix(images)
+    target, source = (
+        losses.similarity_matrix(portions),
+        losses.similarity_matrix(images.flatten(1) if way == "pixels" else images),
+    )
     pull, push = (np.linspace(*ends, len(units)) for ends in (DenseSettings().pp_pull, DenseSettings().pp_push))
     local, terms = [], [F.cross_entropy(final, labels, ignore_index=IGNORED)]
     for i, (name, unit) in enumerate(units.items()):

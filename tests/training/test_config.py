@@ -60,6 +60,8 @@ def test_the_key_names_what_matters():
     assert base.key not in {RunConfig(methods="mid", **change).key for change in changes}
     assert base.key == RunConfig(methods="mid", augment=True, side=32, evaluate_every=1, precision="auto").key
     assert base.key == RunConfig(methods="mid", kernel_biased=False, pp_projection="1x1").key
+    one, other = (RunConfig(methods="pull-push", pp_input=way) for way in ("deviations", "pixels"))
+    assert one.key == RunConfig(methods="pull-push").key != other.key and "pp_input" not in one.identity()
     assert RunConfig(**dataclasses.asdict(base)) == base
     halving, square = (RunConfig(methods="predsim", predsim_pool=pool) for pool in ("halving", "square"))
     assert RunConfig(methods="predsim").name == halving.name != square.name
