@@ -60,7 +60,9 @@ def count(run: Callable[[Callable[..., Tensor]], object], module: nn.Module) -> 
         saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as flops:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, FlopCounterMode(display=False) as flops:
+        weights = [mode.from_tensor(p) for p in module.parameters()]  # whose views an operation here sees
+        known |= {weight.untyped_storage()._cdata for weight in weights}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             result = run(make)
         size = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in known)
