@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.local import replaced_forward
-from imcl_core.measure.cost import Counter
-from imcl_core.methods.term import OfPredictions, Row, Step
+from imcl_core.methods.term import OfBranches, Step
 from imcl_core.networks.classifier import hierarchical_dropout
 from imcl_core.settings import Settings, setting
 
@@ -24,20 +22,12 @@ class OutSettings(Settings):
     out_t_squared: bool = setting(False, "multiply the soft part by T²")
 
 
-class Out(OfPredictions):
+class Out(OfBranches):
     """Branches the classifier at its dropout layers."""
 
     name, Settings = "out", OutSettings
     source = "Fang & Lin 2021"
     strengths = tuple({"out_alpha": a, "out_temperature": t} for a in (0.25, 0.5, 0.75) for t in (1.0, 2.0, 4.0))
-    needs = ("classifier",)
-    inside = pixels = True
-
-    def attach(self, sites: Any, task: Any) -> None:
-        self.branched = sites.classifier()
-
-    def branches(self, rows: int, images: int) -> int:
-        return rows // images
 
     @contextmanager
     def around(self, network: nn.Module) -> Iterator[None]:
@@ -54,6 +44,3 @@ class Out(OfPredictions):
         return losses.output_loss(
             predictions, step.targets, s.out_alpha, s.out_temperature, s.out_detach, s.out_t_squared
         )
-
-    def cost(self, counter: Counter) -> dict[str, Row]:
-        return {self.name: (0, *counter.more_than_network(self.around))}

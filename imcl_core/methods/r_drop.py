@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.local import replaced_forward
-from imcl_core.measure.cost import Counter
-from imcl_core.methods.term import OfPredictions, Row, Step
+from imcl_core.methods.term import OfBranches, Step
 from imcl_core.settings import Settings, setting
 
 
@@ -21,7 +19,7 @@ class RDropSettings(Settings):
     rdrop_alpha: float = setting(0.6, "weight of the two predictions' divergence, R-Drop", least=0, most=10**6)
 
 
-class RDrop(OfPredictions):
+class RDrop(OfBranches):
     """Runs the classifier twice, where the paper runs the network twice.
 
     In our networks dropout is in the classifier alone, so that both are the same but for the statistics of batch
@@ -31,14 +29,6 @@ class RDrop(OfPredictions):
     name, Settings = "r-drop", RDropSettings
     source = "Liang 2021"
     strengths = tuple({"rdrop_alpha": a} for a in (0.1, 0.3, 0.6, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0))
-    needs = ("classifier",)
-    inside = pixels = True
-
-    def attach(self, sites: Any, task: Any) -> None:
-        self.branched = sites.classifier()
-
-    def branches(self, rows: int, images: int) -> int:
-        return rows // images
 
     @contextmanager
     def around(self, network: nn.Module) -> Iterator[None]:
@@ -48,9 +38,6 @@ class RDrop(OfPredictions):
 
     def loss(self, step: Step) -> Tensor:
         return rdrop_loss(step.rows(step.predictions), step.targets, self.settings.rdrop_alpha)
-
-    def cost(self, counter: Counter) -> dict[str, Row]:
-        return {self.name: (0, *counter.more_than_network(self.around))}
 
 
 def rdrop_loss(predictions: Tensor, target: Tensor, alpha: float = 0.6) -> Tensor:

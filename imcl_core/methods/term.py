@@ -176,6 +176,22 @@ class OfPredictions(Term):
         return terms | {self.name: loss}
 
 
+class OfBranches(OfPredictions):
+    """A term of several predictions that the network's own classifier makes in one run: `around` says how."""
+
+    needs = ("classifier",)
+    inside = pixels = True
+
+    def attach(self, sites: Any, task: Any) -> None:
+        self.branched = sites.classifier()
+
+    def branches(self, rows: int, images: int) -> int:
+        return rows // images
+
+    def cost(self, counter: Counter) -> dict[str, Row]:
+        return {self.name: (0, *counter.more_than_network(self.around))}
+
+
 def weight_of(module: nn.Module) -> Tensor:
     """A module's weight in float32, also where a step has put one in half precision in its place."""
     return getattr(module.weight, "whole", module.weight)

@@ -1,7 +1,7 @@
 """Run records on disk, read together: as objects, as one table, or by what a table's cell asks for."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ def sheets(*folders: str | Path) -> list[Sheet]:
     return [sheet for paths in files.of_runs(files.RECORD, *folders).values() if (sheet := agreed(paths))]
 
 
-def agreed(paths: list[Path]) -> Sheet | None:
-    """The sheet that files of one name hold; None, and a sentence on the error stream, where there is none."""
+def sound(paths: Iterable[Path]) -> list[Sheet]:
+    """The sheets in these files; what is wrong with any other is told."""
     found = []
     for path in paths:
         try:
             found.append(read_sheet(path))
         except ImclError as error:
             files.tell(str(error))
+    return found
+
+
+def agreed(paths: list[Path]) -> Sheet | None:
+    """The sheet that files of one name hold; None, and a sentence on the error stream, where there is none."""
+    found = sound(paths)
     for other in found[1:]:
         if other.curve != found[0].curve:
             files.tell(f"{found[0].path} and {other.path} are one run with two outcomes, both left out: remove one.")

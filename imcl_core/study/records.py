@@ -9,7 +9,7 @@ from imcl_core.files import write_whole
 from imcl_core.study import ledger
 from imcl_core.training import files
 from imcl_core.training.config import RunConfig
-from imcl_core.training.sheets import Sheet, read_sheet
+from imcl_core.training.sheets import Sheet
 
 COPIES_AT_ONCE = 32
 
@@ -24,8 +24,8 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
     if not source.is_dir():
         raise ImclError(f"There is no folder {source} to take records from.")
     incoming, here = (files.of_runs(files.RECORD, *existing(folder)) for folder in (source, target))
-    sound = {name: found for name, paths in incoming.items() if (found := _sound(paths))}
-    _refuse_clashes({name: [*found, *_sound(here.get(name, []))] for name, found in sound.items()})
+    sound = {name: found for name, paths in incoming.items() if (found := ledger.sound(paths))}
+    _refuse_clashes({name: [*found, *ledger.sound(here.get(name, []))] for name, found in sound.items()})
     small = files.of_runs(files.ARRAYS, source)
     new = {name: found[0].path for name, found in sound.items() if name not in here}
     arrays = [path for name in new for path in small.get(name, [])[:1] if not path.is_symlink()]
@@ -33,17 +33,6 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
         for paths in (arrays, [*new.values()]):  # records last: what has one is complete
             list(pool.map(lambda path: write_whole(target / path.name, path.read_bytes()), paths))
     return [target / path.name for path in new.values()]
-
-
-def _sound(paths: Iterable[Path]) -> list[Sheet]:
-    """The sheets in these files; what is wrong with any other is told."""
-    found = []
-    for path in paths:
-        try:
-            found.append(read_sheet(path))
-        except ImclError as error:
-            files.tell(str(error))
-    return found
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:

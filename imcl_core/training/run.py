@@ -305,12 +305,13 @@ class Run:
             "step": self.step.state_dict(),
             "curve": self.curve,
             "seconds": self.seconds,
+            "peak": self.peak,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.collaboration.load_state_dict(state["collaboration"])
         self.step.load_state_dict(state["step"])
-        self.curve, self.seconds = state["curve"], state["seconds"]
+        self.curve, self.seconds, self.peak = state["curve"], state["seconds"], state.get("peak", 0)
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint; one of another run, or that does not fit, is moved aside as a damaged one is."""
@@ -320,7 +321,7 @@ class Run:
         with checkpoints.damage_moved_aside(path, "run again to start afresh, or put back a good copy"):
             if state["name"] != self.config.name:
                 raise ValueError(f"it is of the run {state['name']}")
-            if not 0 < len(state["curve"]) == len(state["seconds"]) < self.config.epochs:
+            if not 0 < len(state["curve"]) == len(state["seconds"]) <= self.config.epochs:
                 raise ValueError(f"it has {len(state['curve'])} epochs of {self.config.epochs}")
             self.load_state_dict(state)
 

@@ -92,6 +92,23 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     assert outcome(run(tiny(epochs=1), out=tmp_path)) == outcome(first)
 
 
+def test_a_run_killed_between_its_last_epoch_and_its_record_is_finished_and_not_begun_again(tmp_path, monkeypatch):
+    config = tiny(epochs=2)
+
+    def killed(*_):
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(training, "_write", killed)
+        run(config, out=tmp_path)
+    monkeypatch.setattr(training.Run, "train_epoch", killed)
+    record = run(config, out=tmp_path)
+    monkeypatch.undo()
+    assert outcome(record) == outcome(run(config))
+    assert record.run["peak_memory_gb"] > 0
+    assert not [*tmp_path.glob("*.corrupt"), *tmp_path.glob("*.checkpoint.pt")]
+
+
 def test_a_corrupt_checkpoint_is_moved_aside_and_named(tmp_path, stop_after, monkeypatch):
     config = tiny()
     stop_after(1)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from imcl_core.study.grids import COLUMNS, grid
-from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables.judge import Verdict, moments, paired, summarise, verdict
+from imcl_core.study.ledger import Ledger, Run
+from imcl_core.study.tables.judge import SEEDS, Verdict, moments, paired, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
@@ -81,57 +82,51 @@ def case_of(config: RunConfig) -> str:
 
 
 def narrow_table(ledger: Ledger) -> Table:
-    """The runs of the grid `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
-    known = {gain.config.key: gain for gain in gains(ledger)}
-    rows, data, cells = [], [], reproduced(ledger)
-    for config in cells:
-        if not (runs := ledger.runs(config)):
-            continue
-        gain, summary = known.get(config.key), summarise(config, runs)
-        found = gain.verdict if gain else Verdict("")
-        summary |= moments(gain.by_seed.values() if gain else ())
-        last = f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"])
-        ours = signed(found.mean) + plus_minus(summary["difference_deviation"]) if found.n else ""
-        reach = "" if found.lower is None else f"{signed(found.lower)} to {signed(found.upper)}"
-        judged = str(found) if gain and (gain.printed or 0) > 0 else ""
-        rows.append(
-            (
-                Cell((case_of(config),)),
-                Cell((_method(config),)),
-                Cell((str(len(runs)),), len(runs), runs, config.profile),
-                Cell((last,), summary["last_mean"]),
-                Cell((f"{summary['best_mean']:.2f}",), summary["best_mean"]),
-                Cell(((ours, f"n = {found.n}") if found.n else ("",)), found.mean),
-                Cell((reach,)),
-                Cell((signed(gain.printed if gain else None),), gain.printed if gain else None),
-                Cell((judged,)),
-                Cell((summary["hardware"],)),
-            )
-        )
-        data.append(
-            {"table": "narrow", "augment": config.augment, "lr": config.lr}
-            | summary
-            | {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
-            | {"paper_gain": gain.printed if gain else None, "verdict": judged}
-        )
-    three = sum(len(ledger.runs(config)) >= 3 for config in cells)
+    """The runs in `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
+    known, cells = {gain.config.key: gain for gain in gains(ledger)}, reproduced(ledger)
+    shown = [(config, runs, known.get(config.key)) for config in cells if (runs := ledger.runs(config))]
+    rows, data = zip(*(_row(*each) for each in shown), strict=True) if shown else ((), ())
     note = (
-        f"The paper's recipe on networks of a quarter of its width, trained to the end: not its scale. {len(rows)} of "
-        f"{len(cells)} cells have a run, {three} have three seeds or more. Errors in percent: mean ± deviation over n "
-        "seeds; best epoch: of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the "
-        "last epoch, so that above zero is better; bounds: of its mean, each one-sided at 95 %. The verdict is that of "
-        "the test of the ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
+        "The paper's recipe on networks of a quarter of its width, trained to the end: not its scale. "
+        f"{len(rows)} of {len(cells)} cells have a run, {sum(len(runs) >= SEEDS for _, runs, _ in shown)} have {SEEDS} "
+        "seeds or more. Errors in percent: mean ± deviation over n seeds; best epoch: of those evaluated. Gain: the "
+        "baseline's error less the method's, seed by seed, at the last epoch, so that above zero is better; bounds: of "
+        "its mean, each one-sided at 95 %. The verdict is that of the test of the ledger of claims, by a proxy, which "
+        "may support a claim of the paper but never refutes it."
     )
     columns = (
         "network and data", "method", "n", "last epoch", "best epoch", "gain", "bounds", "paper's gain",
         "verdict (proxy)", "hardware",
     )  # fmt: skip
-    shown = (
+    text = (
         "dataset", "model", "augment", "noise", "method", "n", "last_mean", "last_deviation", "gain", "lower", "upper",
         "pairs", "paper_gain", "verdict",
     )  # fmt: skip
-    frame = pd.DataFrame(data, columns=None if data else ("table", *shown))
-    return Table("narrow", "The narrow reproduction", note, columns, tuple(rows), frame, shown)
+    frame = pd.DataFrame(data, columns=None if data else ("table", *text))
+    return Table("narrow", "The narrow reproduction", note, columns, rows, frame, text)
+
+
+def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[tuple[Cell, ...], dict[str, Any]]:
+    """A run's line, and its figures."""
+    found, printed = (gain.verdict, gain.printed) if gain else (Verdict(""), None)
+    summary = summarise(config, runs) | moments(gain.by_seed.values() if gain else ())
+    ours = (signed(found.mean) + plus_minus(summary["difference_deviation"]), f"n = {found.n}") if found.n else ("",)
+    judged = str(found) if printed and printed > 0 else ""
+    line = (
+        Cell((case_of(config),)),
+        Cell((_method(config),)),
+        Cell((str(len(runs)),), len(runs), runs, config.profile),
+        Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
+        Cell((f"{summary['best_mean']:.2f}",), summary["best_mean"]),
+        Cell(ours, found.mean),
+        Cell(("" if found.lower is None else f"{signed(found.lower)} to {signed(found.upper)}",)),
+        Cell((signed(printed),), printed),
+        Cell((judged,)),
+        Cell((summary["hardware"],)),
+    )
+    figures = {"table": "narrow", "augment": config.augment, "lr": config.lr} | summary
+    figures |= {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
+    return line, figures | {"paper_gain": printed, "verdict": judged}
 
 
 def _method(config: RunConfig) -> str:
@@ -146,13 +141,11 @@ def _rate(config: RunConfig) -> float:
 
 def _printed(config: RunConfig) -> float | None:
     """The paper's gain over its baseline, in points."""
-    figures = {key: figure.value for key, figure in paper_figures().items()}
+    figures = paper_figures()
     if config.lr != _rate(config):
         return None
     if config.noise:
-        return figures.get(f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}")
-    for source in ("table1", "table2", "table3"):
-        place = f"{source}/{config.dataset}/{config.model}"
-        if f"{place}/{config.methods}" in figures:
-            return round(figures[f"{place}/baseline"] - figures[f"{place}/{config.methods}"], 2)
-    return None
+        key = f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}"
+        return figures[key].value if key in figures else None
+    errors = {f.method: f.value for f in figures.values() if (f.dataset, f.model) == (config.dataset, config.model)}
+    return round(errors["baseline"] - errors[config.methods], 2) if config.methods in errors else None
