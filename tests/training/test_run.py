@@ -98,9 +98,10 @@ def test_a_run_killed_between_its_last_epoch_and_its_record_is_finished_and_not_
     def killed(*_):
         raise SystemExit("killed")
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    with monkeypatch.context() as patched:
         patched.setattr(training, "_write", killed)
-        run(config, out=tmp_path)
+        with pytest.raises(SystemExit):
+            run(config, out=tmp_path)
     monkeypatch.setattr(training.Run, "train_epoch", killed)
     record = run(config, out=tmp_path)
     monkeypatch.undo()
