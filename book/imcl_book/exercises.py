@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from imcl_book.wrapped import say
+
 
 class _Open(Exception):
     """A function that the reader has yet to write was called."""
@@ -20,14 +22,14 @@ def check(number: int, test: Callable[..., None], *answers: Any) -> None:
     try:
         test(*map(_written, answers))
     except _Open:
-        print(f"Exercise {number}: open.")
+        say(f"Exercise {number}: open.")
     except AssertionError as error:
-        print(f"Exercise {number}: not yet. {error}".rstrip())
+        say(f"Exercise {number}: not yet. {error}".rstrip())
     except Exception as error:  # whatever a half-written answer raises
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        print(f"Exercise {number}: not yet ({reason.rstrip(':. ')}).")
+        say(f"Exercise {number}: not yet ({reason.rstrip(':. ')}).")
     else:
-        print(f"Exercise {number}: right.")
+        say(f"Exercise {number}: right.")
 
 
 def _written(answer: Any) -> Any:

@@ -1,5 +1,8 @@
 """What chapters call and do not show: where gradients go, what a figure could come from, what is found."""
 
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,12 +11,13 @@ import torchvision
 from imcl_book.architectures import small_vit, survey
 from imcl_book.reach import gradient_norm, reach, without_locality
 from imcl_book.reckoning import combined, nearness, outputs, stride_first
-from imcl_book.wrapped import say
+from imcl_book.wrapped import COLUMNS, say
 from torch import nn
 
 from imcl_core import Collaboration
 from imcl_core.networks import build
 
+ROOT = Path(__file__).parents[2]
 IMAGES, LABELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 
 
@@ -84,3 +88,12 @@ def test_what_is_said_has_lines_of_at_most_80_columns(capsys):
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == "short: 3" and len(rest) == 2
     assert all(len(line) <= 80 for line in rest) and rest[1].startswith("      word")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_chapter_prints_fits_the_page(path):
+    """As `say` does; a picture or a table of pandas has its own form."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", ()):
+            wide = [line for line in output.get("text", "").splitlines() if len(line) > COLUMNS]
+            assert not wide, wide
