@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from imcl_core.study.pools import Here, Slots
     from imcl_core.study.ray import RayPool
     from imcl_core.training.config import RunConfig
-    from imcl_core.training.record import Record
 
 Profile = Annotated[str, "smoke, cpu, narrow, t4 or paper"]
 Seeds = Annotated[int, "seeds 0, 1, … up to so many"]
@@ -249,16 +248,20 @@ def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any
     from imcl_core.study import ledger, search
     from imcl_core.study.batch import run_batch
 
-    def train(runs: "list[RunConfig]") -> "dict[str, Record]":
+    def train(runs: "list[RunConfig]") -> dict[str, float]:
         run_batch(runs, out, **how)
         folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
-        return {record.config.name: record for record in ledger.records(*folders)}
+        return {record.config.name: record.last_error for record in ledger.records(*folders)}
 
     for case, candidates in search.candidates_of(configs).items():
-        for rung in search.halve(candidates, train, factor):
+        told = search.apart(candidates)
+
+        def seen(rung: search.Rung, case: str = case, told: dict = told) -> None:
             print(f"{case}, {rung.epochs} epochs: error on held-out images, %")
-            for (config, *_), error in zip(rung.candidates, rung.errors, strict=True):
-                print(f"{error:8.2f}  {search.difference(config)}", flush=True)
+            for candidate, error in zip(rung.candidates, rung.errors, strict=True):
+                print(f"{error:8.2f}  {told[candidate]}", flush=True)
+
+        search.halve(candidates, train, factor, seen)
     return 0
 
 

@@ -5,12 +5,15 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from imcl_core.errors import ImclError
-from imcl_core.methods import TERMS, fields_of
 from imcl_core.study.grids import STRENGTHS, trial
 from imcl_core.training.config import RunConfig
 from imcl_core.training.record import Record
 
-Candidate = tuple[RunConfig, ...]  # the same settings with one seed after the other
+Candidate = tuple[RunConfig, ...]  # the same settings, one network and one seed after the other
+
+
+class NoRecord(ImclError):
+    """A rung that cannot be judged yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +26,17 @@ class Rung:
 
 
 def halve(
-    candidates: Sequence[Candidate], train: Callable[[list[RunConfig]], Mapping[str, Record]], factor: int = 3
+    candidates: Sequence[Candidate],
+    train: Callable[[list[RunConfig]], Mapping[str, float]],
+    factor: int = 3,
+    seen: Callable[[Rung], None] = lambda rung: None,
 ) -> list[Rung]:
     """Trains all candidates briefly, the best 1/`factor` of them for `factor` times as long, and so on.
 
     The last rung has the candidates' own epochs and at least two of them, where there are two. Every rung trains from
-    the start, with a schedule as short as itself. `train` gives the records of runs by name. A candidate's error is
-    that of the last epoch on the held-out images, the mean over its seeds. Returns the rungs, the winner first in the
-    last.
+    the start, with a schedule as short as itself. `train` gives the last epoch's errors of runs by name. A candidate's
+    error is that on the held-out images, the mean over its networks and seeds. Returns the rungs, the winner first in
+    the last; each is shown to `seen` as it comes.
 
     Raises:
         ImclError: a candidate would be judged by the test set, a factor below 2, or a run without a record.
@@ -46,6 +52,7 @@ def halve(
         epochs = max(1, left[0][0].epochs // factor**shorter)
         left, errors = _ranked(left, epochs, train)
         rungs.append(Rung(epochs, tuple(left), tuple(errors)))
+        seen(rungs[-1])
     return rungs
 
 
@@ -58,14 +65,14 @@ def _rungs(candidates: int, factor: int) -> int:
 
 
 def _ranked(
-    candidates: Sequence[Candidate], epochs: int, train: Callable[[list[RunConfig]], Mapping[str, Record]]
+    candidates: Sequence[Candidate], epochs: int, train: Callable[[list[RunConfig]], Mapping[str, float]]
 ) -> tuple[list[Candidate], list[float]]:
     """The candidates by their error after so many epochs."""
     short = {c: [_shortened(run, epochs) for run in c] for c in candidates}
-    records = train([run for runs in short.values() for run in runs])
-    for run in (run for runs in short.values() for run in runs if run.name not in records):
-        raise ImclError(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
-    error = {c: statistics.mean(records[run.name].last_error for run in runs) for c, runs in short.items()}
+    errors = train([run for runs in short.values() for run in runs])
+    for run in (run for runs in short.values() for run in runs if run.name not in errors):
+        raise NoRecord(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
+    error = {c: statistics.mean(errors[run.name] for run in runs) for c, runs in short.items()}
     ranked = sorted(candidates, key=error.get)
     return ranked, [error[c] for c in ranked]
 
@@ -77,21 +84,23 @@ def _shortened(run: RunConfig, epochs: int) -> RunConfig:
 
 
 def candidates_of(configs: Sequence[RunConfig]) -> dict[str, list[Candidate]]:
-    """The candidates among `configs` by data set, network and method; where there is one only, there is no choice."""
+    """The candidates among `configs` by data set and methods; where there is one only, there is no choice.
+
+    A candidate is judged on all networks together, since a default is one for all of them.
+    """
     groups: dict[str, dict[RunConfig, list[RunConfig]]] = {}
     for config in configs:
-        case = f"{config.dataset} {config.model} {config.methods}"
-        groups.setdefault(case, {}).setdefault(dataclasses.replace(config, seed=0), []).append(config)
+        case = f"{config.dataset} {config.methods}"
+        same = dataclasses.replace(config, seed=0, model=configs[0].model)
+        groups.setdefault(case, {}).setdefault(same, []).append(config)
     return {case: list(map(tuple, found.values())) for case, found in groups.items() if len(found) > 1}
 
 
-def difference(config: RunConfig) -> str:
-    """The weights of a candidate, as `name=value`, where they are not the default."""
-    default = RunConfig(dataset=config.dataset, model=config.model, methods=config.methods, profile=config.profile)
-    ours, plain = config.identity(), default.identity()
-    of_methods = fields_of(TERMS.values()) - {"attach"}
-    weights = {k: v for k, v in ours.items() if v != plain[k] and k in of_methods}
-    return ", ".join(f"{name}={value}" for name, value in weights.items()) or "the default weights"
+def apart(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """What tells each of them from the others, as `name=value`."""
+    firsts = [candidate[0] for candidate in candidates]
+    names = [name for name in vars(firsts[0]) if len({getattr(config, name) for config in firsts}) > 1]
+    return {candidate: ", ".join(f"{name}={getattr(candidate[0], name)}" for name in names) for candidate in candidates}
 
 
 def chosen(records: Iterable[Record], profile: str = "cpu") -> dict[str, dict]:

@@ -117,10 +117,6 @@ def test_the_compared_runs_have_the_strengths_that_the_trials_chose():
     assert chosen.items() <= grids.TUNED.items()
 
 
-def test_a_neighbours_strength_is_named_where_weights_are_searched():
-    assert search.difference(RunConfig(methods="hsic", hsic_weight=0.003)) == "hsic_weight=0.003"
-
-
 def chapter_on_neighbours(results):
     """What the chapter's cells that read records show; operations are not counted."""
     cells = nbformat.read(ROOT / "notebooks/11-neighbours.ipynb", as_version=4).cells

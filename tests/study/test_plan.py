@@ -1,6 +1,7 @@
 """What is planned before it is run: operations, hours, and the search for weights by halving."""
 
 import dataclasses
+from itertools import product
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from imcl_core.methods import TERMS
 from imcl_core.networks import build
 from imcl_core.study.grids import GRIDS, SEARCH, grid
 from imcl_core.study.plan import GPUS, SHARE, core_hours, hours, operations, plan, work
-from imcl_core.study.search import candidates_of, difference, halve
+from imcl_core.study.search import apart, candidates_of, halve
 from imcl_core.training.record import Record
 from imcl_core.training.run import assemble
 
@@ -130,7 +131,7 @@ def trainer(quality, trained):
 
     def train(configs):
         trained.append(configs)
-        return {c.name: record(c, quality(c.kernel_weight) + 10 / c.epochs + c.seed) for c in configs}
+        return {c.name: quality(c.kernel_weight) + 10 / c.epochs + c.seed for c in configs}
 
     return train
 
@@ -175,13 +176,15 @@ def test_the_search_refuses_the_test_set_and_lost_runs():
         halve(candidates(3), trainer(lambda w: w, []), factor=1)
 
 
-def test_candidates_are_grouped_by_case_and_seed():
+def test_candidates_are_judged_on_all_networks_and_seeds_together():
     found = candidates_of(grid("weights", "cpu", 2))
-    assert {case.split()[-1] for case in found} == {"mid", "pull-push", "kernel"}
-    assert all(len({c.seed for c in each}) == len(each) == 2 for group in found.values() for each in group)
-    default = RunConfig(methods="kernel")
-    assert difference(default) == "the default weights"
-    assert difference(dataclasses.replace(default, kernel_weight=0.5)) == "kernel_weight=0.5"
+    assert list(found) == [f"cifar100 {methods}" for methods in ("mid", "pull-push", "kernel")]
+    for group in found.values():
+        assert all({(c.model, c.seed) for c in each} == {*product(("vgg16", "resnet18"), (0, 1))} for each in group)
+    assert apart(found["cifar100 kernel"])[found["cifar100 kernel"][1]] == "kernel_weight=0.003"
+    both = {"validation": True}
+    pairs = [(RunConfig(lr=lr, weight_decay=d, **both),) for lr, d in ((0.1, 0.0), (0.1, 0.1), (0.2, 0.1))]
+    assert list(apart(pairs).values())[1] == "lr=0.1, weight_decay=0.1"
 
 
 def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
@@ -195,7 +198,7 @@ def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, mon
         return capsys.readouterr().out
 
     first = search()
-    assert "digits resnet18 kernel, 2 epochs" in first and "the default weights" in first and "=0.1" in first
+    assert "digits kernel, 2 epochs" in first and "kernel_weight=0.01\n" in first and "kernel_weight=0.1\n" in first
     records = sorted((tmp_path / "runs").glob("*.json"))
     assert len(records) == 3
     assert search() and sorted((tmp_path / "runs").glob("*.json")) == records
@@ -205,9 +208,10 @@ def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, mon
 
 def test_the_search_tries_nine_strengths_of_everything_on_training_images_alone():
     cases = candidates_of(grid("search", "narrow"))
-    assert cases.keys() == {f"cifar10 {m} {t}" for m in ("resnet18", "vgg16") for t in ("baseline", *TERMS)}
+    assert cases.keys() == {f"cifar10 {methods}" for methods in ("baseline", *TERMS)}
     for case, tried in cases.items():
-        runs = [run for (run,) in tried]
+        assert all({run.model for run in each} == {"resnet18", "vgg16"} for each in tried)
+        runs = [each[0] for each in tried]
         assert len({run.key for run in runs}) == 9, case
         assert all(run.validation and (run.train_size, run.held_out) == (5_000, 10_000) for run in runs)
         methods = runs[0].methods

@@ -10,6 +10,7 @@ from imcl_core.study.tables.figure_2 import figure_2_table
 from imcl_core.study.tables.narrow import narrow_table
 from imcl_core.study.tables.neighbours import neighbours_table
 from imcl_core.study.tables.paper import printed_table
+from imcl_core.study.tables.search import search_table
 from imcl_core.study.tables.write import Table
 
 TABLES: dict[str, Callable[[Ledger], Table]] = {
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[Ledger], Table]] = {
     "narrow": narrow_table,
     "decisions": decisions_table,
     "neighbours": neighbours_table,
+    "search": search_table,
 }
 
 
