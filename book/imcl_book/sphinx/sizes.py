@@ -118,6 +118,14 @@ class Profiles(SphinxDirective):
         return self.parse_text_to_nodes(profiles_table())
 
 
+class Search(SphinxDirective):
+    """The trials of the search for strengths, from their records."""
+
+    def run(self) -> list[nodes.Node]:
+        page = table("search", open_ledger(RESULTS)).html(ROOT / "book")
+        return [nodes.raw("", page, format="html")]
+
+
 class Took(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
@@ -140,6 +148,7 @@ class Coverage(SphinxRole):
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("profiles", Profiles)
     app.add_directive("timm-step", TimmStep)
+    app.add_directive("search", Search)
     app.add_role("took", Took())
     app.add_role("coverage", Coverage())
     return {"parallel_read_safe": True, "parallel_write_safe": True}
