@@ -20,6 +20,7 @@ from imcl_book.figures.style import (
     styled,
     without_ticks,
 )
+from imcl_core.study.tables import judge
 from imcl_core.training.record import Record
 
 
@@ -67,24 +68,21 @@ def _parts_of_the_loss(record: Record) -> dict[str, list[float]]:
 
 @styled
 def paired_differences(gains: Mapping[str, Sequence[float]]) -> Figure:
-    """Gains in points, the baseline's test error less the method's: a ring a seed, the mean ± its standard error.
+    """Gains in points, the baseline's test error less the method's: a ring a seed, the mean with its bounds.
 
-    `gains` by method, a value a seed, the same seeds in the same order for all.
+    `gains` by method, a value a seed, the same seeds in the same order for all. Bounds are those of
+    `imcl_core.study.tables.judge`, as everywhere in the book.
     """
     figure, axes = panels(1, 1, 6, 0.9 + 0.6 * len(gains))
-    draw_pairs(axes[0, 0], gains)
-    return figure
-
-
-def draw_pairs(axis: Axes, gains: Mapping[str, Sequence[float]]) -> None:
-    """A row a method: its seeds as rings, their mean ± its standard error above them."""
+    axis = axes[0, 0]
     for row, (methods, values) in enumerate(gains.items()):
-        error = np.std(values, ddof=1) / len(values) ** 0.5
-        axis.errorbar(np.mean(values), row, xerr=error, color=colour(methods), fmt="D", ms=6, lw=2.5, capsize=4)
+        axis.plot(judge.bounds(list(values)), [row, row], "|-", color=colour(methods), lw=2.5, ms=9)
+        axis.plot(np.mean(values), row, "D", color=colour(methods), ms=6)
         axis.plot(values, [row + 0.28] * len(values), "o", mfc="none", color=colour(methods), ms=7)
     axis.axvline(0, color=BLACK, lw=0.8, ls=":")
     axis.set_yticks(range(len(gains)), list(gains))
     axis.set(xlabel="gain over the baseline of the same seed (points)", ylim=(len(gains) - 0.4, -0.5))
+    return figure
 
 
 @styled

@@ -6,6 +6,7 @@ from imcl_book.figures import shared as figures
 from imcl_book.figures.style import colour
 from imcl_book.figures.together import learning_curves
 
+from imcl_core.study.tables import judge
 from imcl_core.training.config import RunConfig
 from imcl_core.training.record import Record
 
@@ -14,16 +15,16 @@ def lines(axis):
     return {line.get_label(): line for line in axis.get_lines() if not line.get_label().startswith("_")}
 
 
-def test_paired_differences_marks_seeds_mean_and_standard_error():
+def test_paired_differences_marks_seeds_mean_and_bounds():
     values = [-1.0, -2.0, 0.0]
     figure = figures.paired_differences({"out": values, "out+mid": [1.0, 1.0, 1.0]})
     (axis,) = figure.axes
     rings = [line for line in axis.get_lines() if line.get_marker() == "o"]
     np.testing.assert_array_equal(rings[0].get_xdata(), values)
-    (bar,) = axis.containers[0].lines[2]
-    (left, right), _ = bar.get_segments()[0].T
-    assert (left + right) / 2 == pytest.approx(-1.0)
-    assert (right - left) / 2 == pytest.approx(1 / 3**0.5)
+    bars = [list(line.get_xdata()) for line in axis.get_lines() if line.get_marker() == "|"]
+    assert bars[0] == pytest.approx(judge.bounds(values))
+    means = [line.get_xdata()[0] for line in axis.get_lines() if line.get_marker() == "D"]
+    assert means == [-1.0, 1.0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["out", "out+mid"]
     assert "points" in axis.get_xlabel()
 
