@@ -6,7 +6,7 @@ import pytest
 
 from imcl_core import PopulationSettings, RunConfig
 from imcl_core.methods import PAPER
-from imcl_core.study.grids import ABLATIONS, BEFORE, COMBINATIONS, grid
+from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, grid
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_grids_hold_the_papers_cells(name, count):
     assert all(config.profile == "paper" for config in configs)
 
 
-def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_the_baselines():
+def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_what_settles_most():
     assert COMBINATIONS[4:10] == (
         "out+mid",
         "out+pull-push",
@@ -30,8 +30,13 @@ def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_the_baselines(
         "pull-push+kernel",
     )
     assert len(COMBINATIONS) == 15
-    first = [(config.dataset, config.model, config.methods) for config in grid("queue", seeds=3)[:2]]
-    assert first == [("cifar100", "resnet18", "baseline"), ("cifar100", "vgg16", "baseline")]
+    queue = grid("queue", seeds=3)
+    first = [(config.model, config.methods, config.augment) for config in queue[:8]]
+    networks, methods = ("resnet18", "vgg16"), ("baseline", "pull-push")
+    assert first == [(model, name, augment) for augment in (True, False) for model in networks for name in methods]
+    assert {config.dataset for config in queue[:8]} == {"stl10"}
+    columns = [config for config in queue[:32] if config.augment]
+    assert {c.methods for c in columns} == {*COLUMNS} and {c.dataset for c in columns} == {"stl10", "cifar100"}
 
 
 def test_double_width_is_in_the_tables():
