@@ -278,12 +278,12 @@ def test_search_finds_pull_push(site):
 
 def test_tables_sort_by_click_and_by_key(site):
     state = """() => {
-      const table = document.querySelector("table.imcl"), head = table.tHead.rows[0].cells[1];
-      return [head.getAttribute("aria-sort"), [...table.tBodies[0].rows].map(row => row.cells[1].dataset.value)];
+      const table = document.querySelector("table.imcl"), head = table.tHead.rows[0].cells[3];
+      return [head.getAttribute("aria-sort"), [...table.tBodies[0].rows].map(row => row.cells[3].dataset.value)];
     }"""
 
     async def sort(page: Page) -> list:
-        button, states = page.locator("table.imcl").first.locator("thead button").nth(1), [await page.evaluate(state)]
+        button, states = page.locator("table.imcl").first.locator("thead button").nth(3), [await page.evaluate(state)]
         await button.click()
         states.append(await page.evaluate(state))
         await page.keyboard.press("Enter")
