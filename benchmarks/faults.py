@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 import torch
@@ -50,16 +51,18 @@ def alone(config: RunConfig, out: Path) -> None:
     train(config, out=out, progress=False, save_every=0)
 
 
-def in_a_batch(config: RunConfig, out: Path) -> None:
-    batch.run_batch([config], out, progress=False, retry_failed=True)
+def in_a_batch(config: RunConfig, out: Path, **options: Any) -> None:
+    """Ends as `imcl batch --retry-failed` does: not well, where a run is told to have failed."""
+    if batch.run_batch([config], out, progress=False, retry_failed=True, **options).failed:
+        raise SystemExit(1)
 
 
 def in_a_kernel(config: RunConfig, out: Path) -> None:
-    batch.run_batch([config], out, pool=Slots.on_cores(1), notebook=True, progress=False, retry_failed=True)
+    in_a_batch(config, out, pool=Slots.on_cores(1), notebook=True)
 
 
 def on_ray(config: RunConfig, out: Path) -> None:
-    batch.run_batch([config], out, pool=RayPool(jobs=1), progress=False, retry_failed=True)
+    in_a_batch(config, out, pool=RayPool(jobs=1))
 
 
 # Where a run is worked on, the share of all kills, and the seconds within which the first comes; a kernel and a Ray

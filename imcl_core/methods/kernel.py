@@ -14,7 +14,7 @@ from imcl_core.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSettings(Settings):
-    kernel_weight: float = setting(0.01, "weight of L_kernel, Eq. 10", least=0, most=10**6)
+    kernel_weight: float = setting(0.03, "weight of L_kernel, Eq. 10", least=0, most=10**6)
     kernel_pointwise: bool = setting(False, "compare the filters of 1×1 convolutions too, such as shortcuts")
     kernel_tf32: bool = setting(True, "on a GPU, round the factors of Eq. 10's product to 10 bits (TF32)")
     kernel_biased: bool = setting(True, "a filter's standard deviation divides by G, not by G - 1, Eq. 10")
