@@ -266,6 +266,21 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
         assert not tables.table(name, Ledger(tmp_path)).data.n.any()
 
 
+@pytest.mark.parametrize("model", ["resnet18", "vgg16"])
+def test_where_the_paper_prints_no_gain_there_are_bounds_and_no_verdict(tmp_path, model):
+    place = {"dataset": "stl10", "profile": "narrow", "model": model}
+    write(tmp_path, *(record(33 + s, seed=s, methods="baseline", **place) for s in range(3)))
+    others = {"tree": {}, "baseline-2x": {}, "baseline": {"lr": 0.025}}  # VGG-16's 2x is printed as worse
+    for methods, settings in others.items():
+        write(tmp_path, *(record(32 + s * s, seed=s, methods=methods, **settings, **place) for s in range(3)))
+    table = tables.table("narrow", Ledger(tmp_path))
+    for methods, settings in others.items():
+        found = cell(table, dataset="stl10", model=model, method=methods, **settings)
+        assert (found["lower"], found["upper"]) == pytest.approx(judge.bounds([1, 1, -1]))
+        printed = methods == "baseline-2x" and model == "resnet18"
+        assert bool(found["verdict"]) == printed
+
+
 def test_what_is_known_stands_beside_what_the_paper_prints(tmp_path):
     assert narrow.beside_the_paper(Ledger(tmp_path)) == {}
     place = {"dataset": "stl10", "profile": "narrow", "model": "vgg16"}

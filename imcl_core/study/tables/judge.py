@@ -95,9 +95,10 @@ def moments(differences: Iterable[float]) -> dict[str, float | None]:
 
 
 def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger, agrees: bool = False) -> Verdict:
-    """The test of a claim of a positive `size`: of the sum of the errors of `terms`, pairs of a sign and a run.
+    """The test of a claim of a `size`: of the sum of the errors of `terms`, pairs of a sign and a run.
 
-    `agrees`: the baseline errs as often as the paper's.
+    `agrees`: the baseline errs as often as the paper's. Where there is no claim, of a size of 0 or less, the outcome is
+    empty: the bounds stand alone.
     """
     by_seed = [last_errors(config, ledger) for _, config in terms]
     seeds = sorted(set.intersection(*map(set, by_seed)))
@@ -107,6 +108,8 @@ def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger,
         summary |= dict(zip(("lower", "upper"), bounds(values), strict=True))
     if len(values) < SEEDS:
         return _unsettled(by_seed, SEEDS, **summary)
+    if size <= 0:
+        return Verdict("", **summary)
     outcome = settle(summary["lower"], summary["upper"], size)
     if outcome == TOO_LITTLE:
         needed = seeds_needed(statistics.stdev(values), size / 4)

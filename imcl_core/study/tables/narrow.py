@@ -1,7 +1,7 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -49,7 +49,8 @@ def reproduced(ledger: Ledger) -> list[RunConfig]:
 def gains(ledger: Ledger) -> Iterator[Gain]:
     """Of every run in `narrow` that has a record."""
     for config in reproduced(ledger):
-        baseline = replace(config, methods="baseline", lr=_rate(config))
+        same = {name: getattr(config, name) for name in ("dataset", "model", "noise", "augment", "profile")}
+        baseline = RunConfig(**same)
         if config.key != baseline.key and ledger.runs(config):
             printed = _printed(config)
             found = verdict(((1, baseline), (-1, config)), printed or 0.0, ledger)
