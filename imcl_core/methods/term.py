@@ -199,7 +199,12 @@ def weight_of(module: nn.Module) -> Tensor:
 
 def fields_of(terms: Iterable[type[Term]]) -> set[str]:
     """The names of the settings of these terms."""
-    return {field.name for term in terms for field in dataclasses.fields(term.Settings)}
+    return set().union(*(_names(term.Settings) for term in terms))
+
+
+@functools.cache
+def _names(settings: type[Settings]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(settings))
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:

@@ -24,8 +24,9 @@ class Speeds:
     def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
         self.device, self.data_folder = device, data_folder
         self.measured: dict[tuple, list[tuple[float, float, float]]] = {}  # images/s, an evaluation, the rest
+        own = device_name(device)
         for record in records:
-            if record.run["device"] == device_name(device):
+            if record.run["device"] == own:
                 self.measured.setdefault(record.config.like, []).append(_parts(record))
 
     def seconds(self, config: RunConfig) -> float | None:
