@@ -30,14 +30,18 @@ def searched(ledger: Ledger) -> dict[str, list[Rung]]:
 
 def chosen(ledger: Ledger) -> dict[str, Candidate]:
     """The winner by method, where the search has come to its end."""
-    ends = {methods: rungs[-1] for methods, rungs in searched(ledger).items()}
+    return _winners(searched(ledger))
+
+
+def _winners(found: dict[str, list[Rung]]) -> dict[str, Candidate]:
+    ends = {methods: rungs[-1] for methods, rungs in found.items()}
     return {m: rung.candidates[0] for m, rung in ends.items() if rung.epochs == rung.candidates[0][0].epochs}
 
 
 def search_table(ledger: Ledger) -> Table:
     """A row a method: its trials, a rung after the other, and what they choose."""
-    cases, found, winners = candidates_of(grid("search", "narrow")), searched(ledger), chosen(ledger)
-    rows, data = [], []
+    cases, found = candidates_of(grid("search", "narrow")), searched(ledger)
+    winners, rows, data = _winners(found), [], []
     for candidates in cases.values():
         methods, told = candidates[0][0].methods, apart(candidates)
         if methods not in found:
