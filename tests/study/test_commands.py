@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_what_is_not_installed_is_named_with_the_remedy(missing, arguments, reme
     error = capsys.readouterr().err
     assert remedy in error
     assert error.count("\n") == 1
+
+
+def test_a_ray_that_does_not_start_is_told_in_a_sentence(monkeypatch, capsys, tmp_path):
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.")  # as Ray does on a busy machine
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    assert main(["batch", "study", "--dataset", "digits", "--ray", "--no-notebook"]) == 2
+    error = capsys.readouterr().err
+    assert "timed out during startup" in error and "ray start --head" in error and error.count("\n") == 1
 
 
 def test_runs_where_only_torch_numpy_pandas_and_tqdm_are_installed(tmp_path):
