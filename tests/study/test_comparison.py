@@ -49,16 +49,16 @@ def row(folder, method, **options):
                 if data["method"] == method)  # fmt: skip
 
 
-def test_the_neighbours_stand_beside_the_four_with_their_differences_and_trials(tmp_path, untuned):
+def test_the_neighbours_stand_beside_the_four_with_their_gains_and_trials(tmp_path, untuned):
     write(tmp_path, *compared({"baseline": 80.0, "kernel": 79.0, "cutout": 81.5}), *compared({"baseline": 9.0}, [3]))
     write(tmp_path, *trials({"cutout": (90.0, 89.0, None)}))
     table = tables.table("neighbours", Ledger(tmp_path))
     assert list(table.data.method) == ["baseline", *grids.STRENGTHS] and len(table.rows) == 15
     cells, data = row(tmp_path, "cutout")
-    assert (data["n"], data["pairs"], data["difference_mean"], data["tried"]) == (3, 3, 1.5, 2)
+    assert (data["n"], data["pairs"], data["gain_mean"], data["tried"]) == (3, 3, -1.5, 2)
     assert [cell.lines for cell in cells] == [
         ("cutout",), ("DeVries 2017",), ("cutout_size", "4: 90.00", "8: 89.00, chosen", "16: none yet"), ("3 of 3",),
-        ("81.50 ± 0.00",), ("+1.50 ± 0.00 (3)",), ("Device <1>",),
+        ("81.50 ± 0.00",), ("−1.50 ± 0.00 (3)",), ("Device <1>",),
     ]  # fmt: skip
     assert row(tmp_path, "baseline")[1]["last_mean"] == 80.0  # seed 3 is there to teach, and for nothing else
     cells, data = row(tmp_path, "kd")
@@ -85,8 +85,8 @@ def test_one_changed_number_changes_the_comparison(tmp_path, untuned):
     after = tables.table("neighbours", Ledger(tmp_path))
     change(tried, epoch=-1, value=95.0)
     last = tables.table("neighbours", Ledger(tmp_path))
-    means = [table.data.set_index("method").difference_mean["hsic"] for table in (before, after)]
-    assert means == [pytest.approx(1.0), pytest.approx(2.0)]
+    means = [table.data.set_index("method").gain_mean["hsic"] for table in (before, after)]
+    assert means == [pytest.approx(-1.0), pytest.approx(-2.0)]
     for form in (Table.html, Table.csv, Table.latex, str):
         assert form(before) != form(after)
     assert "0.001: 90.00, chosen" in after.html() and "0.001: 95.00, chosen" in last.html()
@@ -164,5 +164,7 @@ def test_the_verdicts_of_the_chapter_follow_the_records(tmp_path, untuned):
     assert "hsic (2 of 3)" in said and len(few) == 10
     assert "6 of 42 trials are there; all three of 2 of 14 methods" in said
     assert "another one in: hsic" in said and "may lie beyond: hsic" in said
-    assert "predsim less kernel: -1.00 points, from -1.00 to -1.00: predsim is better" in said
+    assert "the gain of kernel less that of predsim: -1.00 points, from -1.00 to -1.00: predsim is better" in " ".join(
+        said.split()
+    )
     assert "8 bounds were compared with zero" in said

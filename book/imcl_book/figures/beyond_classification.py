@@ -111,16 +111,16 @@ def _entropy_of_the_mean(part: SubFigure, axis: Axes, predictions: np.ndarray) -
 @styled
 def dense_compared(
     values: Mapping[str, Sequence[float]],
-    differences: Mapping[str, Sequence[float]],
+    gains: Mapping[str, Sequence[float]],
     bounds: Mapping[str, tuple[float, float]],
     label: str,
 ) -> Figure:
-    """A quantity by method, and its difference to the baseline of the same seed: a ring a seed, a mark at the mean.
+    """A quantity by method, and its gain over the baseline of the same seed: a ring a seed, a mark at the mean.
 
-    `values` has the baseline too; a bar joins the `bounds` of a mean difference.
+    `values` has the baseline too; a bar joins the `bounds` of a mean gain.
     """
     figure, ((left, right),) = panels(1, 2, 7, 1.2 + 0.45 * len(values), sharey=True)
-    for axis, by_method in ((left, values), (right, differences)):
+    for axis, by_method in ((left, values), (right, gains)):
         for row, methods in enumerate(values):
             if methods in by_method:
                 found, shade = by_method[methods], colour(methods)
@@ -133,7 +133,7 @@ def dense_compared(
     right.axvline(0, color=BLACK, lw=0.8, ls=":")
     left.set_yticks(range(len(values)), [f"{methods} ({len(found)})" for methods, found in values.items()])
     left.set(xlabel=label, ylim=(len(values) - 0.4, -0.6))
-    right.set(xlabel="less the baseline's of the same seed")
+    right.set(xlabel="gain over the baseline of the same seed")
     return figure
 
 

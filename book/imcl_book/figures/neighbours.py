@@ -104,14 +104,14 @@ def _mosaic(maps: np.ndarray) -> np.ndarray:
 
 @styled
 def neighbours_compared(
-    differences: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[float, float]], own: Sequence[str]
+    gains: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[float, float]], own: Sequence[str]
 ) -> Figure:
-    """Test error less the baseline's of the same seed, in points: a ring a seed, a mark at the mean, the lowest on top.
+    """Gains over the baseline of the same seed, in points: a ring a seed, a mark at the mean, the largest on top.
 
-    `differences` by method, a value a seed; a bar joins `bounds`, of the methods that have them. Those of `own` are
+    `gains` by method, a value a seed; a bar joins `bounds`, of the methods that have them. Those of `own` are
     orange diamonds, all others blue circles.
     """
-    order = sorted(differences, key=lambda methods: np.mean(differences[methods]))
+    order = sorted(gains, key=lambda methods: -np.mean(gains[methods]))
     figure, axes = panels(1, 1, 6.5, 1.2 + 0.42 * len(order))
     axis = axes[0, 0]
     kinds = {"the paper's four": (ORANGE, "D"), "neighbours": (BLUE, "o")}
@@ -120,13 +120,13 @@ def neighbours_compared(
         shade, mark = kinds[label]
         if methods in bounds:
             axis.plot(bounds[methods], [row, row], color=shade, lw=1.5, marker="|", ms=8, label="_bounds")
-        values = differences[methods]
+        values = gains[methods]
         axis.plot(np.mean(values), row, mark, color=shade, ms=7, ls="none", label=label)
         axis.plot(values, [row + 0.27] * len(values), "o", mfc="none", color=shade, ms=5, label="_seeds")
     axis.axvline(0, color=BLACK, lw=0.8, ls=":")
     axis.grid(axis="y", lw=0.4, alpha=0.4)
-    axis.set_yticks(range(len(order)), [f"{methods} ({len(differences[methods])})" for methods in order])
-    axis.set(xlabel="test error less the baseline's of the same seed (points)", ylim=(len(order) - 0.4, -0.6))
+    axis.set_yticks(range(len(order)), [f"{methods} ({len(gains[methods])})" for methods in order])
+    axis.set(xlabel="gain over the baseline of the same seed (points)", ylim=(len(order) - 0.4, -0.6))
     handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
     return figure

@@ -7,38 +7,38 @@ import pandas as pd
 
 from imcl_core.study.grids import ABLATIONS, ablation
 from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import moments, paired, summarise
+from imcl_core.study.tables.judge import gained, moments, summarise
 from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
 
 def decisions_table(ledger: Ledger) -> Table:
-    """Each decision of the book's page taken the other way, less the same seeds as decided; a row a profile."""
+    """Each decision of the book's page taken the other way, beside the same seeds as decided; a row a profile."""
     rows, data = [], []
     for (methods, change), profile in itertools.product(ABLATIONS, ("paper", "narrow")):
         changed, decided = ablation(methods, change, profile)
-        runs, differences = ledger.runs(changed), paired(changed, decided, ledger)
+        runs, gains = ledger.runs(changed), gained(changed, decided, ledger)
         if profile == "paper" and not runs:
             continue
-        summary = summarise(changed, runs) | {"pairs": len(differences)} | moments(differences.values())
+        summary = summarise(changed, runs) | {"pairs": len(gains)} | moments(gains.values())
         name = next(reversed(change))
         ways = [_value(getattr(config, name)) for config in (decided, changed)]
-        _, _, method, n, last, _, difference, hardware = row_of_runs(changed, runs, summary)
+        _, _, method, n, last, _, gain, hardware = row_of_runs(changed, runs, summary)
         words = [Cell(tuple(text.split(", "))) for text in (name, *ways)]
-        rows.append((method, Cell((NAMES[changed.dataset],)), *words, Cell((profile,)), n, last, difference, hardware))
+        rows.append((method, Cell((NAMES[changed.dataset],)), *words, Cell((profile,)), n, last, gain, hardware))
         data.append({"table": "decisions"} | summary | {"setting": name, "decided": ways[0], "changed": ways[1]})
     note = (
         "ResNet-18. Errors in percent of the decision taken the other way, at the last epoch: mean and deviation over "
-        "n seeds. The difference is to the same method as decided, seed by seed; above zero speaks for the decision. "
+        "n seeds. The gain is over the same method as decided, seed by seed; below zero speaks for the decision. "
         "In the profile narrow networks are narrow: what is better there need not be so at the paper's scale."
     )
     columns = (
-        "method", "data set", "setting", "decided", "changed", "profile", "n", "last epoch", "less the decided's",
+        "method", "data set", "setting", "decided", "changed", "profile", "n", "last epoch", "gain over the decided",
         "hardware",
     )  # fmt: skip
     shown = (
         "method", "dataset", "setting", "decided", "changed", "profile", "n", "last_mean", "last_deviation",
-        "difference_mean", "difference_deviation", "pairs",
+        "gain_mean", "gain_deviation", "pairs",
     )  # fmt: skip
     title = "The decisions, taken the other way"
     return Table("decisions", title, note, columns, tuple(rows), pd.DataFrame(data), shown)
@@ -52,11 +52,11 @@ def _value(value: Any) -> str:
 
 
 def row_of_runs(config: RunConfig, runs: tuple[Run, ...], summary: dict[str, Any]) -> tuple[Cell, ...]:
-    """Data and network, noise, method, n, errors, difference, hardware."""
-    difference = "" if not summary["pairs"] else signed(summary["difference_mean"])
+    """Data and network, noise, method, n, errors, gain, hardware."""
+    gain = "" if not summary["pairs"] else signed(summary["gain_mean"])
     last, best = ("" if summary[name] is None else f"{summary[name]:.2f}" for name in ("last_mean", "best_mean"))
     if summary["pairs"]:
-        difference += plus_minus(summary["difference_deviation"]) + f" ({summary['pairs']})"
+        gain += plus_minus(summary["gain_deviation"]) + f" ({summary['pairs']})"
     return (
         Cell((f"{NAMES[config.dataset]}, {NAMES[config.model]}",)),
         Cell((f"{config.noise:.0%}",), config.noise),
@@ -64,6 +64,6 @@ def row_of_runs(config: RunConfig, runs: tuple[Run, ...], summary: dict[str, Any
         Cell((str(len(runs)),), len(runs), runs, config.profile),
         Cell((last + plus_minus(summary["last_deviation"]) if runs else NO_RUN,), summary["last_mean"]),
         Cell((best,), summary["best_mean"]),
-        Cell((difference,), summary["difference_mean"]),
+        Cell((gain,), summary["gain_mean"]),
         Cell((summary["hardware"],)),
     )

@@ -79,18 +79,21 @@ def last_errors(config: RunConfig, ledger: Ledger) -> dict[int, float]:
     return {run.seed: run.errors[metric][0] for run in ledger.runs(config)}
 
 
-def paired(config: RunConfig, against: RunConfig, ledger: Ledger) -> dict[int, float]:
-    """By seed: the last epoch's error of `config` less that of `against`, where both have a run of that seed."""
-    ours, theirs = last_errors(config, ledger), last_errors(against, ledger)
-    return {seed: error - theirs[seed] for seed, error in ours.items() if seed in theirs}
+def gained(config: RunConfig, over: RunConfig, ledger: Ledger) -> dict[int, float]:
+    """By seed: the last epoch's error of `over` less that of `config`, where both have a run of that seed.
+
+    The one sign of the book: above zero, `config` errs less often.
+    """
+    ours, theirs = last_errors(config, ledger), last_errors(over, ledger)
+    return {seed: theirs[seed] - error for seed, error in ours.items() if seed in theirs}
 
 
-def moments(differences: Iterable[float]) -> dict[str, float | None]:
-    """Mean and deviation of paired differences, as tables name them; None where there are too few."""
-    values = list(differences)
+def moments(gains: Iterable[float]) -> dict[str, float | None]:
+    """Mean and deviation of gains, as tables name them; None where there are too few."""
+    values = list(gains)
     return {
-        "difference_mean": statistics.fmean(values) if values else None,
-        "difference_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "gain_mean": statistics.fmean(values) if values else None,
+        "gain_deviation": statistics.stdev(values) if len(values) > 1 else None,
     }
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from imcl_core.study.grids import COLUMNS, grid
 from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import SEEDS, Verdict, moments, paired, summarise, verdict
+from imcl_core.study.tables.judge import SEEDS, Verdict, gained, moments, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
@@ -54,7 +54,7 @@ def gains(ledger: Ledger) -> Iterator[Gain]:
         if config.key != baseline.key and ledger.runs(config):
             printed = _printed(config)
             found = verdict(((1, baseline), (-1, config)), printed or 0.0, ledger)
-            yield Gain(config, baseline, printed, paired(baseline, config, ledger), found)
+            yield Gain(config, baseline, printed, gained(config, baseline, ledger), found)
 
 
 def beside_the_paper(ledger: Ledger, dataset: str = "stl10") -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -111,7 +111,7 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
     """A run's line, and its figures."""
     found, printed = (gain.verdict, gain.printed) if gain else (Verdict(""), None)
     summary = summarise(config, runs) | moments(gain.by_seed.values() if gain else ())
-    ours = (signed(found.mean) + plus_minus(summary["difference_deviation"]), f"n = {found.n}") if found.n else ("",)
+    ours = (signed(found.mean) + plus_minus(summary["gain_deviation"]), f"n = {found.n}") if found.n else ("",)
     judged = str(found) if printed and printed > 0 else ""
     line = (
         Cell((case_of(config),)),

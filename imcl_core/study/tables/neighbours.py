@@ -10,7 +10,7 @@ from imcl_core.methods import TERMS
 from imcl_core.study.grids import STRENGTHS, TUNED, grid, trial
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.decisions import row_of_runs
-from imcl_core.study.tables.judge import metric_of, moments, paired, summarise
+from imcl_core.study.tables.judge import gained, metric_of, moments, summarise
 from imcl_core.study.tables.write import Cell, Table
 from imcl_core.training.config import RunConfig
 
@@ -23,17 +23,17 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
     `operations` of a training step by method, relative to the baseline's, as `imcl_core.study.plan` counts
     them: one column more. Counting takes seconds, so it is left to the caller.
     """
-    rows, data, by_method = [], [], neighbour_differences(ledger)
+    rows, data, by_method = [], [], neighbour_gains(ledger)
     for config in grid("neighbours", "cpu", 1):
-        runs, differences = compared(config, ledger), by_method.get(config.methods, {})
-        summary = summarise(config, runs) | {"pairs": len(differences)} | moments(differences.values())
+        runs, gains = compared(config, ledger), by_method.get(config.methods, {})
+        summary = summarise(config, runs) | {"pairs": len(gains)} | moments(gains.values())
         trials, tried = _trials(config, ledger)
-        _, _, method, n, last, _, difference, hardware = row_of_runs(config, runs, summary)
+        _, _, method, n, last, _, gain, hardware = row_of_runs(config, runs, summary)
         n = replace(n, lines=(f"{len(runs)} of {COMPARED}",))
         source = TERMS[config.methods].source if config.methods in TERMS else ""
         cost = (operations or {}).get(config.methods)
         price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
-        rows.append((method, Cell((source,)), trials, n, last, difference, *price, hardware))
+        rows.append((method, Cell((source,)), trials, n, last, gain, *price, hardware))
         data.append({"table": "neighbours"} | summary | {"source": source, "operations": cost} | tried)
     data = pd.DataFrame(data)
     note = (
@@ -42,7 +42,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
         f"one seed; {data.tried.sum()} of {sum(map(len, STRENGTHS.values()))} such runs are there. "
         "Chosen: the strength of the runs behind the other columns, which are tested on the test set; "
         f"{data.n.sum()} of {COMPARED * len(data)} are there. Errors in percent, of the last epoch: mean and deviation "
-        "over n seeds. The difference to the baseline is taken seed by seed; below zero is better."
+        "over n seeds. Gain: the baseline's error less the method's, seed by seed; above zero is better."
     )
     if operations is not None:
         note += (
@@ -50,9 +50,9 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     price = [] if operations is None else ["operations"]
-    columns = ("method", "source", "held-out error by strength", "n", "last epoch", "less the baseline's", *price)
+    columns = ("method", "source", "held-out error by strength", "n", "last epoch", "gain", *price)
     shown = (
-        "method", "chosen", "n", "last_mean", "last_deviation", "difference_mean", "difference_deviation", "pairs",
+        "method", "chosen", "n", "last_mean", "last_deviation", "gain_mean", "gain_deviation", "pairs",
         *price,
     )  # fmt: skip
     title = "The four and their neighbours, tuned alike, in the cpu profile (not the paper's scale)"
@@ -64,11 +64,11 @@ def compared(config: RunConfig, ledger: Ledger) -> tuple[Run, ...]:
     return tuple(run for run in ledger.runs(config) if run.seed < COMPARED)
 
 
-def neighbour_differences(ledger: Ledger) -> dict[str, dict[int, float]]:
-    """By method, then by seed: the last epoch's error at the chosen strength less the baseline's, in points."""
+def neighbour_gains(ledger: Ledger) -> dict[str, dict[int, float]]:
+    """By method, then by seed: the gain over the baseline at the chosen strength, in points."""
     baseline, *others = grid("neighbours", "cpu", 1)
-    every = {config.methods: paired(config, baseline, ledger) for config in others}
-    return {m: {seed: d for seed, d in by_seed.items() if seed < COMPARED} for m, by_seed in every.items()}
+    every = {config.methods: gained(config, baseline, ledger) for config in others}
+    return {m: {seed: gain for seed, gain in by_seed.items() if seed < COMPARED} for m, by_seed in every.items()}
 
 
 def strength_name(strength: Mapping[str, Any]) -> str:

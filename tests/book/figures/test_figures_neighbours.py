@@ -7,8 +7,8 @@ from imcl_book.figures import neighbours as figures
 from imcl_book.figures.style import BLUE, ORANGE
 from matplotlib.colors import to_hex
 
-DIFFERENCES = {"out": [1.0, 3.0], "cutout": [-2.0, -1.0, 0.0], "kd": [0.5]}
-BOUNDS = {"cutout": (-2.7, 0.7)}
+GAINS = {"out": [-1.0, -3.0], "cutout": [2.0, 1.0, 0.0], "kd": [-0.5]}
+BOUNDS = {"cutout": (-0.7, 2.7)}
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def marks(axis):
 
 
 def test_methods_are_sorted_by_their_mean_and_the_papers_stand_out():
-    figure = figures.neighbours_compared(DIFFERENCES, BOUNDS, ["out", "mid"])
+    figure = figures.neighbours_compared(GAINS, BOUNDS, ["out", "mid"])
     (axis,) = figure.axes
     order = ["cutout", "kd", "out"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["cutout (3)", "kd (1)", "out (2)"]
     means = [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks(axis)]
-    assert means == [(np.mean(DIFFERENCES[name]), row) for row, name in enumerate(order)]
+    assert means == [(np.mean(GAINS[name]), row) for row, name in enumerate(order)]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
     looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in marks(axis)}
     assert looks == {"neighbours": (BLUE, "o"), "the paper's four": (ORANGE, "D")}
@@ -86,9 +86,9 @@ def test_methods_are_sorted_by_their_mean_and_the_papers_stand_out():
 
 
 def test_there_is_a_ring_a_seed_and_a_bar_where_there_are_bounds():
-    (axis,) = figures.neighbours_compared(DIFFERENCES, BOUNDS, ["out"]).axes
+    (axis,) = figures.neighbours_compared(GAINS, BOUNDS, ["out"]).axes
     rings = [line.get_xdata() for line in axis.get_lines() if line.get_label() == "_seeds"]
-    assert [list(x) for x in rings] == [DIFFERENCES[name] for name in ("cutout", "kd", "out")]
+    assert [list(x) for x in rings] == [GAINS[name] for name in ("cutout", "kd", "out")]
     bars = [list(line.get_xdata()) for line in axis.get_lines() if line.get_label() == "_bounds"]
     assert bars == [list(BOUNDS["cutout"])]
     assert "points" in axis.get_xlabel() and "baseline" in axis.get_xlabel()
