@@ -82,7 +82,7 @@ def train(
     examples:
       imcl train                                            handwritten digits, ResNet-18, under 20 s on a CPU
       imcl train --methods mid+pull-push+kernel             the same with three of the four losses
-      imcl train cifar100 --profile cpu                     a narrow network on a part of CIFAR-100, about 4 minutes
+      imcl train stl10 --profile narrow                     a narrow network to its end, a quarter of an hour
       imcl train cifar100 --profile paper --out runs        the paper's recipe, for a GPU; it resumes
     """
     from imcl_core.training.config import RunConfig

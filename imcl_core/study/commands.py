@@ -56,7 +56,6 @@ def batch(
       imcl batch queue --seeds 3 --budget 9m --out runs     the paper's tables on a GPU, as far as 9 minutes go
       imcl batch table-3 --seeds 3 --per-gpu 2              Table III on every GPU of this machine, two at once on each
       imcl batch table-3 --seeds 3 --ray 10.0.0.5:6379      the same on a Ray cluster whose nodes share the folder
-      imcl batch study --profile cpu --seeds 3 --jobs 2     a real study on two CPU cores, a few hours
       imcl batch narrow --profile narrow --seeds 3 --jobs 2 narrow networks trained to the end on two CPU cores, days
       imcl batch search --profile narrow --halving          search for weights on held-out images, the best ones longer
       imcl batch table-3 --profile smoke --dataset digits   the whole of Table III as a trial, in minutes
@@ -96,7 +95,7 @@ def status(
 
     examples:
       imcl status                                           every table at paper scale: done, begun, missing, time left
-      imcl status --profile cpu --seeds 3
+      imcl status --profile narrow --seeds 3                the same of the narrow reproduction
     """
     from imcl_core.study.grids import GRIDS, grid
     from imcl_core.study.records import Standing, folders_given

@@ -84,7 +84,7 @@ def _line(error: BaseException) -> str:
 
 
 def _connect(address: str | None) -> Any:
-    """The module `ray`, connected; `ImclError` where it is missing, nobody answers at `address`, or none starts here."""
+    """The module `ray`, connected; `ImclError` where it is missing, does not answer or does not start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = importlib.import_module("ray")
