@@ -11,7 +11,7 @@ import torchvision
 from imcl_book.architectures import small_vit, survey
 from imcl_book.reach import gradient_norm, reach, without_locality
 from imcl_book.reckoning import combined, nearness, outputs, stride_first
-from imcl_book.wrapped import COLUMNS, say
+from imcl_book.wrapped import COLUMNS, say, written
 from torch import nn
 
 from imcl_core import Collaboration
@@ -97,3 +97,16 @@ def test_what_a_chapter_prints_fits_the_page(path):
         for output in cell.get("outputs", ()):
             wide = [line for line in output.get("text", "").splitlines() if len(line) > COLUMNS]
             assert not wide, wide
+
+
+def test_a_table_is_written_with_digits_and_without_nan():
+    table = pd.DataFrame({"name": ["a", "b"], "runs": [1, 2], "gain": [2.514, float("nan")]})
+    assert written(table).to_dict("list") == {"name": ["a", "b"], "runs": [1, 2], "gain": ["2.51", ""]}
+    assert list(written(table, 1).gain) == ["2.5", ""]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_table_of_pandas_shows_what_is_missing_as_nan(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", ()):
+            assert "<td>NaN" not in output.get("data", {}).get("text/html", ""), cell.source
