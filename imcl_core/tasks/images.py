@@ -94,7 +94,7 @@ class Images:
             raise ImclError(f"A batch of {count} {'' if whole else 'that count '}is too small, {why}: {which}.")
         if sized and images.shape[2:] != sized[1:]:
             raise ImclError(
-                f"The heads were made for images of {sized[1:]}, not {tuple(images.shape[2:])}: pass "
+                f"What is attached was made for images of {sized[1:]}, not {tuple(images.shape[2:])}: pass "
                 f"image_shape={tuple(images.shape[1:])} to Collaboration."
             )
 

@@ -88,7 +88,7 @@ class RunConfig(MethodSettings, PopulationSettings):
     gamma: float = setting(0.2, "factor on the learning rate at each milestone", least=0, most=10)
     momentum: float = setting(0.9, "of SGD", least=0, most=1)
     nesterov: bool = setting(False, "Nesterov's momentum")
-    weight_decay: float = setting(5e-4, "on every parameter, the heads' included", least=0, most=1)
+    weight_decay: float = setting(5e-4, "on every parameter, those of what is attached included", least=0, most=1)
     pool: int = setting(1, "the last maps are averaged to this side before the classifier", least=1, most=1 << 20)
     hidden: int = setting(512, "units of each hidden layer of the classifier", least=1, most=1 << 20)
     dropout: float = setting(0.5, "probability of the classifier's two dropout layers", least=0, most=1)

@@ -292,6 +292,22 @@ def test_what_is_known_stands_beside_what_the_paper_prints(tmp_path):
     assert case == "VGG-16 on STL-10" and list(methods) == [*grids.COLUMNS[1:]]
     assert methods["kernel"] == {"paper": [0.72], "augmented": [1, 2], "not augmented": [2]}
     assert methods["mid"] == {"paper": [1.38]}
+    assert narrow.beside_the_paper(Ledger(tmp_path), ["kernel"]) == {case: {"kernel": methods["kernel"]}}
+
+
+def test_a_gain_is_told_in_a_sentence_with_its_bounds_and_the_verdict(tmp_path):
+    assert narrow.told(Ledger(tmp_path), "kernel") == ["No pair of runs yet."]
+    place = {"dataset": "stl10", "profile": "narrow", "model": "vgg16"}
+    write(tmp_path, *(record(30, seed=s, methods="baseline", **place) for s in range(3)))
+    write(tmp_path, *(record(29 - s / 10, seed=s, methods="kernel", **place) for s in range(3)))
+    assert narrow.told(Ledger(tmp_path), "kernel") == [
+        "VGG-16 on STL-10: +1.10 points, from +0.93 to +1.27, n = 3: supported"
+    ]
+    write(tmp_path, record(30, methods="baseline", augment=False, **place))
+    write(tmp_path, record(31, methods="kernel", augment=False, **place))
+    assert narrow.told(Ledger(tmp_path), "kernel")[1] == (
+        "VGG-16 on STL-10, no augmentation: −1.00 points, n = 1: too little evidence (2 of 6 runs)"
+    )
 
 
 def test_an_empty_reproduction_is_a_table_too(tmp_path):

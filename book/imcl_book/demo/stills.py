@@ -147,7 +147,7 @@ def training() -> Figure:
     found = small.gradients(network, x, labels, masks, out=1.0, mid=0.1, pull=0.3, push=0.03, kernel=0.02)
     places: dict[str, Sequence[str]] = {
         "layer 1": ("W1", "b1"), "layer 2": ("W2", "b2"), "output": ("W3", "b3"),
-        "heads of 1": ("L1", "c1", "G1"), "heads of 2": ("L2", "c2", "G2"),
+        "attached to 1": ("L1", "c1", "G1"), "attached to 2": ("L2", "c2", "G2"),
     }  # fmt: skip
     norms = np.array([[_norm(by_name, names) for names in places.values()] for _, by_name in found.values()])
     figure, axis = plt.subplots(figsize=(5, 3))

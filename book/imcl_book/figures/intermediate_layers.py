@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imcl_book.figures.shared import by_depth, gradient_reach
+from imcl_book.figures.shared import by_depth, gains_beside_the_paper, gradient_reach
 from imcl_book.figures.style import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, panels, styled
 
-__all__ = ["by_depth", "gradient_reach", "teachers"]
+__all__ = ["by_depth", "gains_beside_the_paper", "gradient_reach", "teachers"]
 
 
 @styled

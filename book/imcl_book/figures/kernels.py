@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from imcl_book.figures.shared import by_depth, matrices
-from imcl_book.figures.style import panels, styled
+from imcl_book.figures.shared import by_depth, gains_beside_the_paper, matrices
+from imcl_book.figures.style import colour, legend_above, panels, styled
 
-__all__ = ["by_depth", "filter_pairs", "matrices"]
+__all__ = ["by_depth", "filter_pairs", "gains_beside_the_paper", "matrices", "redundancy"]
 
 
 @styled
@@ -27,6 +27,22 @@ def filter_pairs(rows: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]
         line[0].set_ylabel(name)
     label = "weight (standard deviations of its filter)"
     figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=25)
+    return figure
+
+
+@styled
+def redundancy(networks: Mapping[str, Mapping[str, np.ndarray]], bins: np.ndarray) -> Figure:
+    """How alike pairs of filters are, a panel a network: the portion of pairs by absolute covariance, below a half.
+
+    `networks[name][methods]`: counts (len(bins) - 1,) of pairs by absolute covariance.
+    """
+    figure, axes = panels(1, len(networks), 7, 2.9, sharey=True)
+    for axis, (name, by_method) in zip(axes[0], networks.items(), strict=True):
+        for methods, counts in by_method.items():
+            axis.stairs(100 * counts / counts.sum(), bins, color=colour(methods), lw=1.6, label=methods)
+        axis.set(title=name, xlabel="absolute covariance of two filters", xlim=(0, 0.5))
+    axes[0, 0].set_ylabel("pairs (%)")
+    legend_above(figure, axes[0, 0], columns=2)
     return figure
 
 

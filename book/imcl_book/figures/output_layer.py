@@ -8,10 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from imcl_book.figures.shared import paired_differences
+from imcl_book.figures.shared import gains_beside_the_paper, paired_differences
 from imcl_book.figures.style import BLACK, BLUE, GREEN, ORANGE, PINK, colour, legend_above, panels, styled
 
-__all__ = ["branch_distances", "branches_by_epoch", "dropout_tree", "paired_differences", "seeds_by_epoch"]
+__all__ = [
+    "branch_distances",
+    "branches_by_epoch",
+    "dropout_tree",
+    "gains_beside_the_paper",
+    "paired_differences",
+    "seeds_by_epoch",
+]
 
 
 @styled

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from imcl_book.figures.shared import by_depth, matrices
+from imcl_book.figures.shared import by_depth, gains_beside_the_paper, matrices
 from imcl_book.figures.style import BLUE, panels, styled
 
-__all__ = ["by_depth", "descriptors", "matrices"]
+__all__ = ["by_depth", "descriptors", "gains_beside_the_paper", "matrices"]
 
 
 @styled

@@ -85,6 +85,42 @@ def paired_differences(gains: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
+WAYS = {  # of a gain: what it is called, its shape, its colour
+    "paper": ("printed by the paper", "D", BLACK),
+    "augmented": ("ours, narrow", "o", BLUE),
+    "not augmented": ("ours, narrow, no augmentation", "s", RED),
+}
+
+
+@styled
+def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> Figure:
+    """Gains over the baseline in points, `cases[network][method][way]`, a value a seed; ways: those of `WAYS`.
+
+    A marker is the mean over seeds, dots are the seeds, and a bar reaches from bound to bound of the mean, by
+    `imcl_core.study.tables.judge`, where there are two seeds or more. A place without a marker has no run yet.
+    """
+    rows = [len(methods) for methods in cases.values()]
+    figure, axes = panels(len(cases), 1, 6.4, 1 + 0.5 * sum(rows), sharex=True, height_ratios=rows)
+    for axis, (case, methods) in zip(axes[:, 0], cases.items(), strict=True):
+        for way, (label, shape, shade) in WAYS.items():
+            places = range(len(methods)) + 0.25 * (list(WAYS).index(way) - 1) * np.ones(len(methods))
+            found = [(y, ways[way]) for y, ways in zip(places, methods.values(), strict=True) if ways.get(way)]
+            style = {"color": shade, "linestyle": "none", "fillstyle": "none" if way == "paper" else "full"}
+            axis.plot(
+                [np.mean(values) for _, values in found], [y for y, _ in found], shape, ms=6, label=label, **style
+            )
+            for y, values in ((y, values) for y, values in found if len(values) > 1):
+                axis.plot(judge.bounds(values), [y, y], color=shade, lw=1.5)
+                axis.plot(values, [y] * len(values), ".", color=shade, ms=3)
+        axis.axvline(0, color="0.5", lw=0.8)
+        axis.set_title(case, loc="left")
+        axis.set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
+        axis.set_yticklabels([name.replace("+", " + ") for name in methods])
+    axes[-1, 0].set_xlabel("gain over the baseline (points of test error)")
+    legend_above(figure, axes[0, 0], columns=3)
+    return figure
+
+
 @styled
 def gradient_reach(norms: Mapping[str, np.ndarray], terms: Sequence[str], parts: Sequence[str]) -> Figure:
     """Which weights each loss touches: gradient norms (terms, parts), a panel each; exact zeros are left empty."""

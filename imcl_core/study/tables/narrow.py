@@ -1,6 +1,6 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,23 +57,36 @@ def gains(ledger: Ledger) -> Iterator[Gain]:
             yield Gain(config, baseline, printed, gained(config, baseline, ledger), found)
 
 
-def beside_the_paper(ledger: Ledger, dataset: str = "stl10") -> dict[str, dict[str, dict[str, list[float]]]]:
+def beside_the_paper(
+    ledger: Ledger, methods: Sequence[str] = COLUMNS[1:], dataset: str = "stl10"
+) -> dict[str, dict[str, dict[str, list[float]]]]:
     """What is known with clean labels, by network, method, and `augmented`, `not augmented` or `paper`: a gain a seed.
 
-    The methods are those that the paper prints; all of them where there is any run of the network.
+    Of the `methods`, which the paper prints; all of them where there is any run of the network.
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     runs = [gain for gain in gains(ledger) if gain.config.dataset == dataset and not gain.config.noise]
     for model in dict.fromkeys(gain.config.model for gain in runs):
-        methods = {
-            m: _printed(RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE)) for m in COLUMNS[1:]
-        }
-        found[f"{NAMES[model]} on {NAMES[dataset]}"] = {m: {"paper": [printed]} for m, printed in methods.items()}
-    for gain in (gain for gain in runs if gain.printed is not None and gain.config.methods in COLUMNS):
+        printed = {m: _printed(RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE)) for m in methods}
+        found[f"{NAMES[model]} on {NAMES[dataset]}"] = {m: {"paper": [size]} for m, size in printed.items()}
+    for gain in (gain for gain in runs if gain.printed is not None and gain.config.methods in methods):
         way = "augmented" if gain.config.augment else "not augmented"
         place = f"{NAMES[gain.config.model]} on {NAMES[dataset]}"
         found[place][gain.config.methods][way] = list(gain.by_seed.values())
     return found
+
+
+def told(ledger: Ledger, method: str) -> list[str]:
+    """A sentence for each network and data set on which `method` has a pair of runs: its gain, and the verdict."""
+    found = [gain for gain in gains(ledger) if gain.config.methods == method and gain.by_seed]
+    return [f"{gain.case}: {_gained(gain)}: {gain.verdict}" for gain in found] or ["No pair of runs yet."]
+
+
+def _gained(gain: Gain) -> str:
+    """Its mean, the bounds and the number of seeds, in words."""
+    found = gain.verdict
+    between = "" if found.lower is None else f", from {signed(found.lower)} to {signed(found.upper)}"
+    return f"{signed(found.mean)} points{between}, n = {found.n}"
 
 
 def case_of(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""The figure of chapter 6: what is drawn is what was given."""
+"""Figures of chapter 6: what is drawn is what was given."""
 
 import numpy as np
 import pytest
@@ -25,3 +25,13 @@ def test_every_pair_has_a_row_and_the_name_of_its_layer():
     assert [axis.get_ylabel() for axis in first] == ["layer 2", "layer 2", "layer 13"]
     assert [axis.get_title(loc="left") for axis in first] == ["alike", "opposite", "alike"]
     assert figure.get_figwidth() * figure.dpi <= 390
+
+
+def test_redundancy_shows_the_portion_of_pairs_by_their_covariance():
+    bins = np.array([0, 0.25, 0.5, 0.75, 1])
+    counts = {"a network": {"baseline": np.array([5, 3, 2, 0]), "kernel": np.array([8, 0, 0, 0])}, "another": {}}
+    figure = figures.redundancy(counts, bins)
+    first, second = (axis.patches for axis in figure.axes)
+    portions = {patch.get_label(): patch.get_data().values for patch in first}
+    assert portions["baseline"].tolist() == [50, 30, 20, 0] and portions["kernel"].tolist() == [100, 0, 0, 0]
+    assert not len(second) and [axis.get_title() for axis in figure.axes] == ["a network", "another"]
