@@ -13,7 +13,7 @@
   };
   const PLACES = [
     ["layer 1", ["W1", "b1"]], ["layer 2", ["W2", "b2"]], ["output", ["W3", "b3"]],
-    ["attached to 1", ["L1", "c1", "G1"]], ["attached to 2", ["L2", "c2", "G2"]],
+    ["added to 1", ["L1", "c1", "G1"]], ["added to 2", ["L2", "c2", "G2"]],
   ];
   const chosen = Object.fromEntries(Object.entries(LOSSES).map(([name, { value = 1 }]) => [name, { on: true, weight: value }]));
   const state = { local: true, size: 100, seed: 1, running: false };

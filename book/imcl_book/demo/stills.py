@@ -142,12 +142,13 @@ def _tiles(filter_: np.ndarray) -> np.ndarray:
 @torch.enable_grad()
 def training() -> Figure:
     """Norms of the gradients of the network that learns on the page, with random weights and images."""
+    torch.manual_seed(0)
     network, x, labels = small.SmallNetwork(), torch.randn(25, small.INPUTS, dtype=torch.float64), torch.arange(25) % 10
     masks = 2.0 * torch.randint(2, (4, 25, small.HIDDEN), dtype=torch.float64)
     found = small.gradients(network, x, labels, masks, out=1.0, mid=0.1, pull=0.3, push=0.03, kernel=0.02)
     places: dict[str, Sequence[str]] = {
         "layer 1": ("W1", "b1"), "layer 2": ("W2", "b2"), "output": ("W3", "b3"),
-        "attached to 1": ("L1", "c1", "G1"), "attached to 2": ("L2", "c2", "G2"),
+        "added to 1": ("L1", "c1", "G1"), "added to 2": ("L2", "c2", "G2"),
     }  # fmt: skip
     norms = np.array([[_norm(by_name, names) for names in places.values()] for _, by_name in found.values()])
     figure, axis = plt.subplots(figsize=(5, 3))
