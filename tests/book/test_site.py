@@ -28,7 +28,8 @@ AT_ONCE = 3  # pages open at the same time
 HEAVIEST = 1_000_000  # bytes of a page and its own pictures
 pytestmark = pytest.mark.skipif(book_site.chromium() is None, reason=f"{book_site.NO_BROWSER} The site was not tried.")
 
-# Code that is wider than its box, and cells that reach beyond what their table, or a box around it, can scroll to.
+# Code and formulas that are wider than their boxes, and cells that reach beyond what their table, or a box around it,
+# can scroll to.
 CUT = """() => {
   const wide = e => e.scrollWidth > e.clientWidth + 1;
   const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
@@ -37,7 +38,9 @@ CUT = """() => {
   const end = e => e.getBoundingClientRect().left + e.scrollWidth + 1;
   const cut = cell => wide(cell) || !box(cell) || cell.getBoundingClientRect().right > end(box(cell)) + 1;
   return {
-    code: [...document.querySelectorAll(".cell_input pre")].filter(wide).map(e => e.textContent.slice(0, 60)),
+    code: [...document.querySelectorAll(".bd-article .highlight pre")].filter(e => !e.closest(".cell_output"))
+      .filter(wide).map(e => e.textContent.slice(0, 60)),
+    formulas: [...document.querySelectorAll(".bd-article div.math")].filter(wide).map(e => e.textContent.slice(0, 60)),
     cells: cells.filter(cut).map(e => e.textContent.slice(0, 60)),
   };
 }"""
@@ -198,11 +201,10 @@ def test_no_page_scrolls_sideways(visits):
     assert not [(v.page, v.view, v.seen["width"]) for v in visits if v.seen["width"] > VIEWS[v.view][0]]
 
 
-def test_no_code_of_a_chapter_and_no_cell_of_a_table_is_cut(visits):
-    chapters = [visit for visit in visits if re.match(r"notebooks/\d", visit.page)]
-    assert len(chapters) > 20
-    assert not [(visit.page, visit.view, visit.seen["code"]) for visit in chapters if visit.seen["code"]]
-    assert not [(visit.page, visit.view, visit.seen["cells"]) for visit in visits if visit.seen["cells"]]
+@pytest.mark.parametrize("kind", ["code", "formulas", "cells"])
+def test_nothing_is_cut(visits, kind):
+    assert len(visits) > 50
+    assert not [(visit.page, visit.view, visit.seen[kind]) for visit in visits if visit.seen[kind]]
 
 
 def test_axe_finds_nothing(visits):

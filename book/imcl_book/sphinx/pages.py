@@ -67,12 +67,13 @@ def paper_value(expression: str) -> str:
     return str(first - sum(rest)).replace("-", "\N{MINUS SIGN}")
 
 
-def setting_default(name: str) -> str:
-    """The default of a setting of `RunConfig` or `DenseSettings`, as Python writes it; `ImclError` if there is none."""
+def setting_text(name: str) -> str:
+    """A setting of `RunConfig` or `DenseSettings` with its default, as Python writes it; alone where recipe and profile
+    fill it in. `ImclError` if there is none."""
     defaults = {field.name: field.default for kind in (DenseSettings, RunConfig) for field in fields(kind)}
     if name not in defaults:
         raise ImclError(f"There is no setting {name!r}.{nearest(name, defaults)}")
-    return repr(defaults[name])
+    return name if defaults[name] is None else f"{name} = {defaults[name]!r}"
 
 
 class PaperRole(SphinxRole):
@@ -87,7 +88,7 @@ class PaperRole(SphinxRole):
 class SettingRole(SphinxRole):
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            text = f"{self.text} = {setting_default(self.text)}"
+            text = setting_text(self.text)
         except ImclError as error:
             logger.warning(str(error), location=self.get_location())
             return [], []

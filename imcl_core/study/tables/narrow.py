@@ -103,15 +103,12 @@ def narrow_table(ledger: Ledger) -> Table:
     note = (
         "The paper's recipe on networks of a quarter of its width, trained to the end: not its scale. "
         f"{len(rows)} of {len(cells)} cells have a run, {sum(len(runs) >= SEEDS for _, runs, _ in shown)} have {SEEDS} "
-        "seeds or more. Errors in percent: mean ± deviation over n seeds; best epoch: of those evaluated. Gain: the "
-        "baseline's error less the method's, seed by seed, at the last epoch, so that above zero is better; bounds: of "
-        "its mean, each one-sided at 95 %. The verdict is that of the test of the ledger of claims, by a proxy, which "
-        "may support a claim of the paper but never refutes it."
+        "seeds or more. Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch of "
+        "those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that above "
+        "zero is better; below, the bounds of its mean, each one-sided at 95 %. The verdict is that of the test of the "
+        "ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
     )
-    columns = (
-        "network and data", "method", "n", "last epoch", "best epoch", "gain", "bounds", "paper's gain",
-        "verdict (proxy)", "hardware",
-    )  # fmt: skip
+    columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
     text = (
         "dataset", "model", "augment", "noise", "method", "n", "last_mean", "last_deviation", "gain", "lower", "upper",
         "pairs", "paper_gain", "verdict",
@@ -124,19 +121,18 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
     """A run's line, and its figures."""
     found, printed = (gain.verdict, gain.printed) if gain else (Verdict(""), None)
     summary = summarise(config, runs) | moments(gain.by_seed.values() if gain else ())
-    ours = (signed(found.mean) + plus_minus(summary["gain_deviation"]), f"n = {found.n}") if found.n else ("",)
+    between = () if found.lower is None else (f"{signed(found.lower)} to {signed(found.upper)}",)
+    ours = (signed(found.mean) + plus_minus(summary["gain_deviation"]), *between) if found.n else ("",)
+    best = f"best {summary['best_mean']:.2f}"
     judged = str(found) if printed and printed > 0 else ""
     line = (
         Cell((case_of(config),)),
-        Cell((_method(config),)),
-        Cell((str(len(runs)),), len(runs), runs, config.profile),
-        Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
-        Cell((f"{summary['best_mean']:.2f}",), summary["best_mean"]),
+        Cell((_method(config),), None, runs, config.profile),
+        Cell((str(len(runs)),), len(runs)),
+        Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]), best), summary["last_mean"]),
         Cell(ours, found.mean),
-        Cell(("" if found.lower is None else f"{signed(found.lower)} to {signed(found.upper)}",)),
         Cell((signed(printed),), printed),
-        Cell((judged,)),
-        Cell((summary["hardware"],)),
+        Cell(tuple(judged.replace(" (", "\n(").split("\n"))),
     )
     figures = {"table": "narrow", "augment": config.augment, "lr": config.lr} | summary
     figures |= {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
