@@ -19,7 +19,7 @@ class PullPushSettings(OnLayers):
         (0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9", least=0, most=10**6
     )
     pp_push: tuple[float, float] = setting(
-        (0.1, 0.0), "weight of the push at the first and at the last layer, Eq. 9", least=0, most=10**6
+        (0.0, 0.0), "weight of the push at the first and at the last layer, Eq. 9", least=0, most=10**6
     )
     pp_normalise: bool = setting(True, "divide the Frobenius norms of Eq. 9 by the batch size")
     pp_centre: str = setting(

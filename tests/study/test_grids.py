@@ -6,7 +6,7 @@ import pytest
 
 from imcl_core import PopulationSettings, RunConfig
 from imcl_core.methods import PAPER
-from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, grid
+from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, ablation, grid
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_an_ablation_differs_from_its_method_in_what_it_names():
     runs = grid("decisions")
     keys = {r.key for r in runs}
     for methods, change in ABLATIONS:
-        changed = [r for r in runs if r.methods == methods and all(getattr(r, k) == v for k, v in change.items())]
-        undone = {name: getattr(RunConfig(), name) for name in change.keys() - {"dataset"}}
-        plain = {dataclasses.replace(r, **undone).key for r in changed}
-        assert changed and plain <= keys, f"{methods} lacks {change}, or the run beside it"
-        assert not plain & {r.key for r in changed}, f"{change} does not influence {methods}"
+        changed, decided = ablation(methods, change, "paper")
+        last = next(reversed(change))
+        assert {changed.key, decided.key} <= keys, f"{methods} lacks {change}, or the run beside it"
+        assert changed.key != decided.key, f"{change} does not influence {methods}"
+        assert dataclasses.replace(changed, **{last: getattr(RunConfig(), last)}).key == decided.key
     assert {r.lr for r in runs if r.methods == "baseline"} == {0.1, 0.05}
 
 
@@ -68,7 +68,7 @@ def test_each_decision_that_is_a_switch_has_its_ablation():
     own = [field for term in PAPER for field in dataclasses.fields(term.Settings)]
     switches = {f.name for f in (*own, *dataclasses.fields(PopulationSettings)) if type(f.default) in (bool, str)}
     switches -= {"kernel_tf32"}  # how a GPU rounds: no decision of the method
-    others = {"nesterov", "augment", "weight_decay", "pool", "hidden", "mid_pool", "mid_width", "pop_splits"}
+    others = {"nesterov", "augment", "weight_decay", "pool", "hidden", "mid_pool", "mid_width", "pp_push", "pop_splits"}
     ablated = {name for _, change in ABLATIONS for name in change} - {"dataset"}
     assert switches == ablated - others and others < ablated
 
