@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from imcl_core.errors import ImclError
 from imcl_core.study.grids import STRENGTHS, trial
@@ -100,7 +101,14 @@ def apart(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
     """What tells each of them from the others, as `name=value`."""
     firsts = [candidate[0] for candidate in candidates]
     names = [name for name in vars(firsts[0]) if len({getattr(config, name) for config in firsts}) > 1]
-    return {candidate: ", ".join(f"{name}={getattr(candidate[0], name)}" for name in names) for candidate in candidates}
+    return {c: ", ".join(f"{name}={_short(getattr(c[0], name))}" for name in names) for c in candidates}
+
+
+def _short(value: Any) -> str:
+    """A setting in as few digits as tell it, 0.1 · 0.1 as 0.01; several numbers from the first on, as 0.1…1."""
+    if isinstance(value, tuple):
+        return "…".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def chosen(records: Iterable[Record], profile: str = "cpu") -> dict[str, dict]:

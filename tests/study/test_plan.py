@@ -185,6 +185,8 @@ def test_candidates_are_judged_on_all_networks_and_seeds_together():
     both = {"validation": True}
     pairs = [(RunConfig(lr=lr, weight_decay=d, **both),) for lr, d in ((0.1, 0.0), (0.1, 0.1), (0.2, 0.1))]
     assert list(apart(pairs).values())[1] == "lr=0.1, weight_decay=0.1"
+    pulls = [(RunConfig(methods="pull-push", pp_pull=(0.1 * w, w)),) for w in (0.1, 1.0)]
+    assert [*apart(pulls).values()] == ["pp_pull=0.01…0.1", "pp_pull=0.1…1"]
 
 
 def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
