@@ -69,7 +69,7 @@ class Settings:
     """
 
     def __new__(cls, **values: Any):
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = _hints(cls)
         for name in values:
             if name not in known:
                 raise ImclError(f"Unknown setting {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
@@ -80,9 +80,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not hint:
                 object.__setattr__(self, name, _as_type(name, value, hint))
-        for field in dataclasses.fields(self):
-            if "range" in field.metadata:
-                field.metadata["range"].check(field.name, getattr(self, field.name))
+        for name, allowed in _ranges(type(self)):
+            allowed.check(name, getattr(self, name))
 
 
 _LARGEST = 10**308  # no whole number above it fits into a real one
@@ -90,7 +89,14 @@ _LARGEST = 10**308  # no whole number above it fits into a real one
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    """The type of each setting, by name."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _ranges(kind: type) -> list[tuple[str, Range]]:
+    return [(f.name, f.metadata["range"]) for f in dataclasses.fields(kind) if "range" in f.metadata]
 
 
 def _as_type(name: str, value: Any, hint: Any) -> Any:

@@ -66,9 +66,8 @@ class Run:
 
     @classmethod
     def of(cls, sheet: Sheet) -> "Run":
-        columns, curve = {"top1_error": "test_error", "top5_error": "test_error_top5"}, sheet.curve
-        by_epoch = {m: [float(epoch[name]) for epoch in curve if name in epoch] for m, name in columns.items()}
-        errors = {metric: (values[-1], min(values)) for metric, values in by_epoch.items()}
+        columns = {"top1_error": sheet.column("test_error"), "top5_error": sheet.column("test_error_top5")}
+        errors = {metric: (values[-1], min(values)) for metric, values in columns.items()}
         return cls(sheet.config.seed, errors, sheet.run["device"], sheet.path, sheet.run.get("data"))
 
 
@@ -105,15 +104,15 @@ class Ledger:
 
         A damaged file among them is told on the error stream and left out.
         """
-        cell = config.name.rsplit("-seed", 1)[0]
-        key = f"{cell} {config.key}"
-        if key not in self._runs:
+        name = config.name
+        if name not in self._runs:
+            cell = name.rsplit("-seed", 1)[0]
             runs = sorted(self._read(config, self._files.get(cell, [])), key=lambda run: run.seed)
             if len(data := {run.data: run.path for run in runs if run.data}) > 1:
                 one, other, *_ = data.values()
                 files.tell(f"{one} and {other} were trained on other data, though it has one name: compare the files.")
-            self._runs[key] = tuple(runs)
-        return self._runs[key]
+            self._runs[name] = tuple(runs)
+        return self._runs[name]
 
     def _read(self, config: RunConfig, named: list[tuple[int, str, list[Path]]]) -> Iterator[Run]:
         name_at = config.names()

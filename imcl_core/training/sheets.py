@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from imcl_core.training.config import EARLIER, RunConfig
 from imcl_core.training.recipes import RECIPES, SIZES, canonical
 
 FORMAT = 2  # of a record's file; the first one, without a digest, did not say so
-_CURVE, _RUN = '\n "curve": [', '\n "run": {'  # how the lines of these parts begin in a file of ours
+_CONFIG, _CURVE, _RUN = '\n "config": {', '\n "curve": [', '\n "run": {'  # how these parts begin in a file of ours
+_SEED = re.compile(r'\n  "seed": (\d+),')
 _MEASURED = ("seconds", "evaluation_seconds", "images_per_s", "peak_memory_gb")
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(RunConfig))
 
@@ -47,6 +49,12 @@ class Sheet:
     def curve(self) -> list[dict[str, Any]]:
         return json.loads(self._curve) if isinstance(self._curve, str) else self._curve
 
+    def column(self, name: str) -> list[float]:
+        """A number of the epochs that have it, in order: in a file of ours each has a line, and no other is parsed."""
+        if isinstance(self._curve, str):
+            return [float(number) for number in re.findall(rf'\n   "{name}": ([^,\n]+)', self._curve)]
+        return [float(epoch[name]) for epoch in self._curve if name in epoch]
+
     @property
     def images_per_s(self) -> float:
         return self.run["images_per_s"]
@@ -72,14 +80,15 @@ def read_sheet(path: Path) -> Sheet:
 
 def _quickly(path: Path, text: str) -> Sheet | None:
     """Where the digest is right, nothing of the curve needs a look; None where that cannot be told at once."""
-    start, end = text.find(_CURVE), text.rfind(_RUN)
-    if start < 0 or end < start:
+    begin, start, end = text.find(_CONFIG), text.find(_CURVE), text.rfind(_RUN)
+    if not 0 <= begin < start < end:
         return None
-    rest = json.loads(f'{text[:start]}\n "curve": []{text[end - 1 :]}', parse_constant=_refuse)
-    lines = text[start : end - 1]
-    if rest.get("format") != FORMAT or rest.get("digest") != digest(lines):
+    rest = json.loads(f'{text[:begin]}\n "curve": []{text[end - 1 :]}', parse_constant=_refuse)
+    settings, lines = text[begin : start - 1], text[start : end - 1]
+    if rest.get("format") != FORMAT or rest.get("digest") != digest(lines) or len(_SEED.findall(settings)) != 1:
         return None
-    config = _config(rest["config"], path.stem)
+    at_zero = _KNOWN.get(key := _SEED.sub("", settings)) or _remember(key, _parse(f"{{{settings}}}")["config"])
+    config = at_zero(int(_SEED.search(settings)[1]), path.stem)
     _check_run(rest["run"])
     return Sheet(path, config, rest["run"], lines[lines.index("[") :])
 
@@ -140,14 +149,9 @@ def _check_curve(curve: list[dict[str, Any]], config: RunConfig) -> None:
 
 def _config(settings: dict[str, Any], stem: str) -> RunConfig:
     """The configuration, where it is the one that the file is named for."""
-    plain, seed = dict(settings), settings.get("seed", 0)
-    plain["seed"] = 0
-    at_zero = _KNOWN.get(key := repr(plain)) or _remember(key, plain)
-    if type(seed) is not int or at_zero.name_at(seed) != stem:
-        raise ValueError("its name and its content differ")
-    config = copy.copy(at_zero.config)
-    object.__setattr__(config, "seed", seed)  # faster than `replace`, which checks every setting anew
-    return config
+    seed = settings.get("seed", 0)
+    at_zero = _KNOWN.get(key := repr(settings | {"seed": 0})) or _remember(key, settings)
+    return at_zero(seed, stem)
 
 
 class _Unknown(Exception):
@@ -155,26 +159,33 @@ class _Unknown(Exception):
 
 
 class _AtSeeds:
-    """A configuration whose names at any seed are to be told fast."""
+    """A configuration that is to be had fast at any seed, where that is what a file is named for."""
 
     def __init__(self, config: RunConfig):
         self.config, self.name_at = config, config.names()
 
+    def __call__(self, seed: int, stem: str) -> RunConfig:
+        if type(seed) is not int or self.name_at(seed) != stem:
+            raise ValueError("its name and its content differ")
+        config = copy.copy(self.config)
+        object.__setattr__(config, "seed", seed)  # faster than `replace`, which checks every setting anew
+        return config
 
-_KNOWN: dict[str, _AtSeeds] = {}
+
+_KNOWN: dict[str, _AtSeeds] = {}  # by what a file says of the settings, without the seed
 
 
-def _remember(key: str, settings: dict[str, Any]) -> _AtSeeds:
-    if unknown := [*settings.keys() - _SETTINGS]:
+def _remember(key: str, config: dict[str, Any]) -> _AtSeeds:
+    if unknown := [*config.keys() - _SETTINGS]:
         raise _Unknown(f"setting {unknown[0]}")
     for name, known in (("dataset", RECIPES), ("model", MODELS), ("profile", SIZES)):
-        if isinstance(settings.get(name), str) and settings[name] not in known:
-            raise _Unknown(f"{name} {settings[name]}")
+        if isinstance(config.get(name), str) and config[name] not in known:
+            raise _Unknown(f"{name} {config[name]}")
     try:
-        canonical(str(settings.get("methods")))
+        canonical(str(config.get("methods")))
     except ImclError:
-        raise _Unknown(f"methods {settings.get('methods')}") from None
-    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**EARLIER | settings)))
+        raise _Unknown(f"methods {config.get('methods')}") from None
+    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**EARLIER | config | {"seed": 0})))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ beside them and can support a claim or fail to, but not refute it. With as many 
 chance.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +153,7 @@ def judge(
     return verdict(terms, claim.size, ledger, _baseline_agrees(claim, ledger))
 
 
+@functools.cache
 def _run(dataset: str, model: str, methods: str, noise: float, *, profile: str) -> RunConfig:
     return RunConfig(dataset=dataset, model=model, methods=methods, noise=noise, profile=profile)
 

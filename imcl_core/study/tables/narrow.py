@@ -1,5 +1,6 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -141,18 +142,25 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
 
 def _method(config: RunConfig) -> str:
     """As a row is headed; a baseline at another rate says so."""
-    return method_name(config.methods) + (" at half its rate" if config.lr != _rate(config) else "")
+    return method_name(config.methods) + (
+        " at half its rate" if config.lr != _rate(config.dataset, config.profile) else ""
+    )
 
 
-def _rate(config: RunConfig) -> float:
+def _off_rate(config: RunConfig) -> bool:
+    return config.lr != _rate(config.dataset, config.profile)
+
+
+@functools.cache
+def _rate(dataset: str, profile: str) -> float:
     """The learning rate of the recipe."""
-    return RunConfig(dataset=config.dataset, profile=config.profile).lr
+    return RunConfig(dataset=dataset, profile=profile).lr
 
 
 def _printed(config: RunConfig) -> float | None:
     """The paper's gain over its baseline, in points."""
     figures = paper_figures()
-    if config.lr != _rate(config):
+    if _off_rate(config):
         return None
     if config.noise:
         key = f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}"

@@ -13,13 +13,17 @@ from imcl_core.training.config import RunConfig
 
 def searched(ledger: Ledger) -> dict[str, list[Rung]]:
     """The rungs by method, as far as they have all their records: of none of them a method is left out."""
+    return _searched(candidates_of(grid("search", "narrow")), ledger)
+
+
+def _searched(cases: dict[str, list[Candidate]], ledger: Ledger) -> dict[str, list[Rung]]:
     found: dict[str, list[Rung]] = {}
 
     def errors(runs: list[RunConfig]) -> dict[str, float]:
         known = {run.name: [r.errors["top1_error"][0] for r in ledger.runs(run) if r.seed == run.seed] for run in runs}
         return {name: values[0] for name, values in known.items() if values}
 
-    for candidates in candidates_of(grid("search", "narrow")).values():
+    for candidates in cases.values():
         rungs: list[Rung] = []
         with contextlib.suppress(NoRecord):
             halve(candidates, errors, seen=rungs.append)
@@ -40,7 +44,8 @@ def _winners(found: dict[str, list[Rung]]) -> dict[str, Candidate]:
 
 def search_table(ledger: Ledger) -> Table:
     """A row a method: its trials, a rung after the other, and what they choose."""
-    cases, found = candidates_of(grid("search", "narrow")), searched(ledger)
+    cases = candidates_of(grid("search", "narrow"))
+    found = _searched(cases, ledger)
     winners, rows, data = _winners(found), [], []
     for candidates in cases.values():
         methods, told = candidates[0][0].methods, apart(candidates)
