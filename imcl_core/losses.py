@@ -359,7 +359,7 @@ def _stacked(tensors: list[Tensor]) -> Tensor:
 def pull_push_loss(
     features: Tensor,
     target_similarity: Tensor,
-    input_similarity: Tensor,
+    input_similarity: Tensor | None,
     alpha_pull: float | Tensor,
     alpha_push: float | Tensor,
     normalise: bool = True,
@@ -367,8 +367,9 @@ def pull_push_loss(
 ) -> Tensor:
     """Pulls a layer's similarity matrix to the labels' and pushes it from the input's, Eq. 9.
 
-    `features` (n, C, H, W), the projected output of a layer; both similarities (n, n), taken as constants; a scalar.
-    Frobenius norms, not squared; divided by n with `normalise`, so that a weight means the same at any batch size.
+    `features` (n, C, H, W), the projected output of a layer; both similarities (n, n), taken as constants, the input's
+    None where nothing is pushed; a scalar. Frobenius norms, not squared; divided by n with `normalise`, so that a
+    weight means the same at any batch size.
     """
     similarity = similarity_matrix(features, centre)
     return pull_push_distance(similarity, target_similarity, input_similarity, alpha_pull, alpha_push, normalise)
@@ -377,7 +378,7 @@ def pull_push_loss(
 def pull_push_distance(
     similarity: Tensor,
     target_similarity: Tensor,
-    input_similarity: Tensor,
+    input_similarity: Tensor | None,
     alpha_pull: float | Tensor,
     alpha_push: float | Tensor,
     normalise: bool = True,
@@ -387,14 +388,13 @@ def pull_push_distance(
     `similarity` (n, n); or (N, n, n) of N layers, both weights (N,), for N losses.
     """
     n = similarity.shape[-1]
-    if target_similarity.shape != (n, n) or input_similarity.shape != (n, n):
-        raise ImclError(
-            f"{n} samples need similarity matrices of shape {(n, n)}; got {tuple(target_similarity.shape)} and "
-            f"{tuple(input_similarity.shape)}."
-        )
-    pull = torch.linalg.matrix_norm(similarity - target_similarity.detach())
-    push = torch.linalg.matrix_norm(similarity - input_similarity.detach())
-    return (alpha_pull * pull - alpha_push * push) / (n if normalise else 1)
+    given = [target_similarity] if input_similarity is None else [target_similarity, input_similarity]
+    if any(matrix.shape != (n, n) for matrix in given):
+        shapes = " and ".join(str(tuple(matrix.shape)) for matrix in given)
+        raise ImclError(f"{n} samples need similarity matrices of shape {(n, n)}; got {shapes}.")
+    pull, *push = (torch.linalg.matrix_norm(similarity - matrix.detach()) for matrix in given)
+    distance = alpha_pull * pull - alpha_push * push[0] if push else alpha_pull * pull
+    return distance / (n if normalise else 1)
 
 
 def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:

@@ -62,7 +62,9 @@ class PullPush(Term):
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s = self.settings
-        target, source = self.task.similarities(step.images, step.labels, s.pp_centre, s.pp_input == "pixels")
+        target = self.task.label_similarity(step.images, step.labels, s.pp_centre)
+        pushes = any(s.pp_push)
+        source = self.task.image_similarity(step.images, s.pp_centre, s.pp_input == "pixels") if pushes else None
         found = [seen[p.name] for p in self.reads]
         together = losses.similarity_matrices(found, s.pp_centre) if losses.few_calls(found[0]) else torch.stack(found)
         made = {"dtype": together.dtype, "device": together.device}

@@ -69,11 +69,15 @@ class Images:
         return (1 - self.smoothing) * soft + self.smoothing / soft.shape[-1] if self.smoothing else soft
 
     @torch.no_grad()
-    def similarities(self, images: Tensor, labels: Tensor, centre: str, pixels: bool = False) -> tuple[Tensor, Tensor]:
-        """S(y) and S(x) of Eq. 9; with `pixels` whole images are compared by them, not by each channel's deviation."""
-        one_hot, images = self.one_hot(labels, images), self.compared(images)
-        images = images.flatten(1) if pixels else images
-        return losses.similarity_matrix(one_hot, centre), losses.similarity_matrix(images, centre)
+    def label_similarity(self, images: Tensor, labels: Tensor, centre: str) -> Tensor:
+        """S(y) of Eq. 9; `images`: those with these labels."""
+        return losses.similarity_matrix(self.one_hot(labels, images), centre)
+
+    @torch.no_grad()
+    def image_similarity(self, images: Tensor, centre: str, pixels: bool = False) -> Tensor:
+        """S(x) of Eq. 9; with `pixels` whole images are compared by them, not by each channel's deviation."""
+        images = self.compared(images)
+        return losses.similarity_matrix(images.flatten(1) if pixels else images, centre)
 
     def local_classifier(self, place: Layer, pool: int, width: int) -> nn.Module:
         """The head of `mid` for a layer's maps."""

@@ -104,21 +104,23 @@ class Pixels(Images):
         return columns[image, row * columns.shape[1] // height, column * columns.shape[2] // width]
 
     @torch.no_grad()
-    def similarities(self, images: Tensor, labels: Tensor, centre: str, pixels: bool = False) -> tuple[Tensor, Tensor]:
+    def label_similarity(self, images: Tensor, labels: Tensor, centre: str) -> Tensor:
         counts = self._counts(labels)
         soft = labels.is_floating_point()
         one_hot = labels.movedim(1, -1) if soft else labels.where(counts, 0)
         one_hot = self._soft(one_hot, images, self.num_classes)
         if self._pixels is None:
-            portions = (one_hot * counts[..., None]).mean(dim=(1, 2))
-            images = images.flatten(1) if pixels else images
-            return losses.similarity_matrix(portions, centre), losses.similarity_matrix(images, centre)
+            return losses.similarity_matrix((one_hot * counts[..., None]).mean(dim=(1, 2)), centre)
+        return losses.similarity_matrix(one_hot[self._pixels], centre)
+
+    @torch.no_grad()
+    def image_similarity(self, images: Tensor, centre: str, pixels: bool = False) -> Tensor:
+        if self._pixels is None:
+            return losses.similarity_matrix(images.flatten(1) if pixels else images, centre)
         image, row, column = self._pixels
         padded = F.pad(images, (1, 1, 1, 1))
         around = [padded[image, :, row + i, column + j] for i in range(3) for j in range(3)]
-        return tuple(
-            losses.similarity_matrix(x, centre) for x in (one_hot[image, row, column], torch.cat(around, dim=1))
-        )
+        return losses.similarity_matrix(torch.cat(around, dim=1), centre)
 
     def local_classifier(self, place: Layer, pool: int, width: int) -> nn.Module:
         return LocalSegmenter(place.shape[0], self.num_classes, width)

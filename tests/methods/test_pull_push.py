@@ -45,7 +45,18 @@ def test_the_push_is_from_what_the_setting_compares_of_images(way):
 
 def test_grey_images_differ_by_their_pixels():
     images = make_batch()[0][:, :1].expand(-1, 3, -1, -1)
-    task, labels = make("resnet18", "pull-push").task, make_batch()[1]
-    assert not task.similarities(images, labels, "sample")[1].abs().max() > 1e-6
-    found = task.similarities(images, labels, "sample", pixels=True)[1].numpy()
+    task = make("resnet18", "pull-push").task
+    assert not task.image_similarity(images, "sample").abs().max() > 1e-6
+    found = task.image_similarity(images, "sample", pixels=True).numpy()
     np.testing.assert_allclose(found, cosines(images.flatten(1).numpy()), atol=1e-12)
+
+
+def test_without_a_push_images_are_not_compared(monkeypatch):
+    collaboration, (images, labels) = make("resnet18", "pull-push", pp_push=(0.0, 0.0)), make_batch()
+    torch.manual_seed(7)
+    expected = recomputed_gradients(collaboration, images, labels)[1]  # of Eq. 9 with both distances
+    monkeypatch.setattr(collaboration.task, "image_similarity", lambda *_: pytest.fail("S(x) is computed"))
+    torch.manual_seed(7)
+    collaboration(images, labels).backward()
+    for name, gradient in gradients(collaboration).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)

@@ -97,7 +97,7 @@ def test_losses_of_soft_labels_are_the_mean_of_those_of_the_classes():
 def test_the_labels_similarity_is_eq_8_of_the_soft_labels():
     images, soft = batch()[0], soft_labels()
     collaboration = make("pull-push")
-    target, _ = collaboration.task.similarities(images, soft, "sample")
+    target = collaboration.task.label_similarity(images, soft, "sample")
     torch.testing.assert_close(target, losses.similarity_matrix(soft))
     assert step(collaboration, images, soft)[0].keys() == step(collaboration, *batch())[0].keys()
 
