@@ -48,10 +48,9 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
     ways = losses.as_on_a_gpu() if half else nullcontext()
     with ways, on_fake_tensors(config, side) as (images, labels, collaboration):
         step = _Step(collaboration, config, half)
-        step(images, labels)  # makes gradients and momentum
         parameters = list(collaboration.parameters())
+        activations = _saved_bytes(step, images, labels, parameters)  # makes gradients and momentum
         weights, gradients = _bytes(parameters), _bytes(_gradients(parameters))
-        activations = _saved_bytes(step, images, labels, parameters)
         momentum = [state["momentum_buffer"] for state in step.optimizer.state.values()]
         with _LiveBytes([images, *parameters, *_gradients(parameters), *momentum]) as live:  # the step lets go of them
             step(images, labels)
@@ -108,7 +107,9 @@ class _Step:
             return self.collaboration(images, labels)
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        loss = self.objective(images, labels)
+        self.learn(self.objective(images, labels))
+
+    def learn(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -165,7 +166,7 @@ def _replace_tensors(module: nn.Module) -> None:
 
 
 def _saved_bytes(step: _Step, images: Tensor, labels: Tensor, parameters: list[Tensor]) -> int:
-    """Bytes that autograd saves during a forward pass, each storage once, the weights not counted."""
+    """Bytes that autograd saves in the forward pass of a step, each storage once, the weights not counted."""
     saved = {p.untyped_storage()._cdata: p for p in parameters}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -173,7 +174,8 @@ def _saved_bytes(step: _Step, images: Tensor, labels: Tensor, parameters: list[T
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step.objective(images, labels)
+        loss = step.objective(images, labels)
+    step.learn(loss)
     return _bytes(saved.values()) - _bytes(parameters)
 
 

@@ -12,6 +12,7 @@ from imcl_core.study import plan
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.judge import SEEDS
 from imcl_core.study.tables.narrow import PROFILE, gains
+from imcl_core.study.tables.write import in_points
 from imcl_core.training.config import RunConfig
 
 HELPS, HURTS, OPEN, UNKNOWN = "helps", "hurts", "no difference seen", "too few runs"
@@ -67,10 +68,8 @@ def advice(found: pd.DataFrame) -> list[str]:
         if len(best := by_word[HELPS]):
             top = best.iloc[0]
             price = "" if math.isnan(top["time"]) else f", at {top['time']:.2f} times the time of a step"
-            parts.append(
-                f"use {top['method']}: {top['gain']:+.2f} points, from {top['lower']:+.2f} to {top['upper']:+.2f}, "
-                f"n = {top['n']}{price}"
-            )
+            gained = in_points(top["gain"], top["lower"], top["upper"], top["n"])
+            parts.append(f"use {top['method']}: {gained}{price}")
         elif len(rows) > len(by_word[UNKNOWN]):
             parts.append("nothing has been shown to help: stay with the baseline")
         for name, text in ((HURTS, "leave out"), (OPEN, "no difference seen with"), (UNKNOWN, "too few runs yet of")):

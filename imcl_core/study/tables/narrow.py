@@ -11,7 +11,7 @@ from imcl_core.study.grids import COLUMNS, grid
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import SEEDS, Verdict, gained, moments, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
-from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
+from imcl_core.study.tables.write import NAMES, Cell, Table, in_points, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
 PROFILE = "narrow"
@@ -80,14 +80,8 @@ def beside_the_paper(
 def told(ledger: Ledger, method: str) -> list[str]:
     """A sentence for each network and data set on which `method` has a pair of runs: its gain, and the verdict."""
     found = [gain for gain in gains(ledger) if gain.config.methods == method and gain.by_seed]
-    return [f"{gain.case}: {_gained(gain)}: {gain.verdict}" for gain in found] or ["No pair of runs yet."]
-
-
-def _gained(gain: Gain) -> str:
-    """Its mean, the bounds and the number of seeds, in words."""
-    found = gain.verdict
-    between = "" if found.lower is None else f", from {signed(found.lower)} to {signed(found.upper)}"
-    return f"{signed(found.mean)} points{between}, n = {found.n}"
+    told = [(gain.case, gain.verdict) for gain in found]
+    return [f"{case}: {in_points(v.mean, v.lower, v.upper, v.n)}: {v}" for case, v in told] or ["No pair of runs yet."]
 
 
 def case_of(config: RunConfig) -> str:

@@ -130,6 +130,12 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
+def in_points(mean: float, lower: float | None, upper: float | None, n: int) -> str:
+    """A gain over n pairs in words, with its bounds where it has any."""
+    between = "" if lower is None else f", from {signed(lower)} to {signed(upper)}"
+    return f"{signed(mean)} points{between}, n = {n}"
+
+
 def plus_minus(deviation: float | None) -> str:
     """` ± 0.12`; nothing for None."""
     return "" if deviation is None else f" ± {deviation:.2f}"
