@@ -1,6 +1,8 @@
 """Words and numbers as a page of the book shows them."""
 
+import html
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -11,8 +13,25 @@ COLUMNS = 80
 def say(*words: Any) -> None:
     """As `print`, in lines of at most 80 columns: what does not fit goes on in the next one, further in."""
     for line in " ".join(map(str, words)).split("\n"):
-        within = " " * (len(line) - len(line.lstrip()) + 4)
-        print(textwrap.fill(line, COLUMNS, subsequent_indent=within, break_on_hyphens=False, replace_whitespace=False))
+        print(_filled(line))
+
+
+class Sentences:
+    """Sentences to be read: a list on a page, which a phone wraps; elsewhere as `say` has them."""
+
+    def __init__(self, sentences: Iterable[str]):
+        self.sentences = list(sentences)
+
+    def __repr__(self) -> str:
+        return "\n".join(map(_filled, self.sentences))
+
+    def _repr_html_(self) -> str:
+        return "\n".join(["<ul>", *(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences), "</ul>"])
+
+
+def _filled(line: str) -> str:
+    within = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.fill(line, COLUMNS, subsequent_indent=within, break_on_hyphens=False, replace_whitespace=False)
 
 
 def written(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:

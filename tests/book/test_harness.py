@@ -11,7 +11,7 @@ import torchvision
 from imcl_book.architectures import small_vit, survey
 from imcl_book.reach import gradient_norm, reach, without_locality
 from imcl_book.reckoning import combined, nearness, outputs, stride_first
-from imcl_book.wrapped import COLUMNS, say, written
+from imcl_book.wrapped import COLUMNS, Sentences, say, written
 from torch import nn
 
 from imcl_core import Collaboration
@@ -88,6 +88,13 @@ def test_what_is_said_has_lines_of_at_most_80_columns(capsys):
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == "short: 3" and len(rest) == 2
     assert all(len(line) <= 80 for line in rest) and rest[1].startswith("      word")
+
+
+def test_sentences_are_a_list_on_a_page_and_lines_of_80_columns_elsewhere():
+    sentences = Sentences(["a < b", "word " * 30])
+    first, *rest = repr(sentences).splitlines()
+    assert first == "a < b" and len(rest) == 2 and max(map(len, rest)) <= 80 and rest[1].startswith("    word")
+    assert sentences._repr_html_().count("<li>") == 2 and "<li>a &lt; b</li>" in sentences._repr_html_()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

@@ -1,42 +1,53 @@
 """The figure of the page to decide by: what a method gains, and what it costs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imcl_book.figures.style import legend_above, looks, panels, styled
+from imcl_book.figures.style import COLOURS, colour, panels, styled
 
-PRICES = {"operations": "operations of a step", "memory": "memory of a step"}
+PRICES = ("time", "memory")
+NEIGHBOUR = "0.35"  # the shade of every method that is none of the paper's
 
 
 @styled
-def gain_against_price(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
-    """Gain in points by two prices, multiples of the baseline's, a row of panels a case; `found` as of `choices`.
+def gains_and_prices(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
+    """A row of panels a case, in each a line a method: its gain in points, and what a step costs over the baseline's.
 
-    A bar reaches from bound to bound of the mean gain; a hollow marker stands on fewer than three seeds.
+    `found` as of `choices`, in its order. A bar in the first panel reaches from bound to bound of the mean gain, of
+    which a hollow marker stands on fewer than three seeds; one in the others from the baseline's price to the method's.
     """
-    figure, axes = panels(len(cases), 2, 6.4, 0.7 + 2.3 * len(cases), sharey="row", sharex="col")
-    methods = looks(dict.fromkeys(found["method"]))
+    counts = [sum(found["network and data"] == case) for case in cases]
+    height = sum(0.55 + 0.22 * count for count in counts) + 0.5
+    ratios = {"height_ratios": [count + 1 for count in counts], "width_ratios": (2.2, 1, 1)}
+    figure, axes = panels(len(cases), 3, 6.4, height, sharex="col", sharey="row", **ratios)
     for row, case in zip(axes, cases, strict=True):
-        of_case = found[found["network and data"] == case]
-        for axis, price in zip(row, PRICES, strict=True):
-            axis.axhline(0, color="0.5", lw=0.8)
-            axis.plot(1, 0, "_", color="black", ms=9, label="baseline")
-            for choice in of_case.to_dict("records"):
-                _one(axis, choice, choice[price], methods[choice["method"]])
+        methods = found[found["network and data"] == case].to_dict("records")
+        for place, method in enumerate(methods):
+            name = method["method"].replace(" ", "")
+            shade = colour(name) if "+" in name or name in COLOURS else NEIGHBOUR
+            fill = "full" if method["n"] >= 3 else "none"
+            if pd.notna(method["lower"]):
+                row[0].plot([method["lower"], method["upper"]], [place, place], color=shade, lw=1.5)
+            row[0].plot(method["gain"], place, "o", ms=6, color=shade, fillstyle=fill, label=method["method"])
+            for axis, price in zip(row[1:], PRICES, strict=True):
+                _price(axis, place, method[price], shade)
+        row[0].axvline(0, color="0.5", lw=0.8)
         row[0].set_title(case, loc="left")
-        row[0].set_ylabel("gain (points)")
-    for axis, label in zip(axes[-1], PRICES.values(), strict=True):
-        axis.set_xlabel(f"{label}, baseline = 1")
-    legend_above(figure, axes[:, 0], columns=3)
+        row[0].set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
+        row[0].set_yticklabels([method["method"] for method in methods])
+    axes[-1, 0].set_xlabel("gain (points)")
+    for axis, label in zip(axes[-1, 1:], PRICES, strict=True):
+        axis.set_xlabel(f"{label} of a step, ×")
     return figure
 
 
-def _one(axis: Any, choice: dict[str, Any], price: float, look: dict[str, str]) -> None:
-    """A method: its mean gain, and its bounds where there are any."""
-    if pd.notna(choice["lower"]):
-        axis.plot([price, price], [choice["lower"], choice["upper"]], color=look["color"], lw=1.5)
-    fill = "full" if choice["n"] >= 3 else "none"
-    axis.plot(price, choice["gain"], linestyle="none", ms=6, fillstyle=fill, label=choice["method"], **look)
+def _price(axis: Axes, place: int, price: float, shade: str) -> None:
+    """From the baseline's, 1, to the method's, with its number; nothing where it is not measured."""
+    axis.axvline(1, color="0.5", lw=0.8)
+    axis.margins(x=0.3)
+    if pd.notna(price):
+        bars = axis.barh(place, price - 1, left=1, height=0.5, color=shade)
+        axis.bar_label(bars, [f"{price:.2f}"], padding=3, fontsize=8)

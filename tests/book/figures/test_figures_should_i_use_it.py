@@ -1,4 +1,4 @@
-"""The figure of the page to decide by."""
+"""The page to decide by: gains with their bounds, prices beside them."""
 
 import math
 
@@ -6,20 +6,20 @@ import pandas as pd
 from imcl_book.figures import should_i_use_it as figures
 
 
-def test_gains_stand_over_two_prices_and_few_seeds_are_hollow():
+def test_gains_stand_beside_their_prices_and_few_seeds_are_hollow():
     rows = [
-        {"network and data": "a", "method": "out", "n": 3, "gain": 1.0, "lower": 0.5, "upper": 1.5},
-        {"network and data": "a", "method": "kernel", "n": 1, "gain": 2.0, "lower": math.nan, "upper": math.nan},
-        {"network and data": "b", "method": "mid", "n": 2, "gain": 0.0, "lower": -1.0, "upper": 1.0},
+        {"network and data": "a", "method": "out", "n": 3, "gain": 1.0, "lower": 0.5, "upper": 1.5, "time": 1.1},
+        {"network and data": "a", "method": "kd", "n": 1, "gain": 2.0, "lower": None, "upper": None, "time": math.nan},
+        {"network and data": "b", "method": "mid", "n": 2, "gain": 0.0, "lower": -1.0, "upper": 1.0, "time": 2.0},
     ]
-    prices = [{"operations": 1.0 + i / 10, "memory": 1.0 + i / 100} for i in range(3)]
-    found = pd.DataFrame([row | price for row, price in zip(rows, prices, strict=True)])
-    figure = figures.gain_against_price(found, ["a", "b"])
-    first, second, third, _ = figure.axes
-    points = {line.get_label(): line for line in first.get_lines()}
-    assert (points["out"].get_xdata()[0], points["out"].get_ydata()[0]) == (1.0, 1.0)
-    assert (points["out"].get_fillstyle(), points["kernel"].get_fillstyle()) == ("full", "none")
-    assert [list(line.get_ydata()) for line in first.get_lines()].count([0.5, 1.5]) == 1
-    assert {line.get_label(): line for line in second.get_lines()}["kernel"].get_xdata()[0] == 1.01
-    assert "mid" in {line.get_label() for line in third.get_lines()}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "out", "kernel", "mid"]
+    found = pd.DataFrame([row | {"memory": 1 + i / 100} for i, row in enumerate(rows)])
+    figure = figures.gains_and_prices(found, ["a", "b"])
+    gains, times, memory, *_ = figure.axes
+    points = {line.get_label(): line for line in gains.get_lines()}
+    assert (points["out"].get_xdata()[0], points["out"].get_ydata()[0], points["kd"].get_ydata()[0]) == (1.0, 0, 1)
+    assert (points["out"].get_fillstyle(), points["kd"].get_fillstyle()) == ("full", "none")
+    assert [list(line.get_xdata()) for line in gains.get_lines()].count([0.5, 1.5]) == 1
+    assert [text.get_text() for text in gains.get_yticklabels()] == ["out", "kd"]
+    assert [text.get_text() for text in times.texts] == ["1.10"]  # the other is not measured
+    assert [text.get_text() for text in memory.texts] == ["1.00", "1.01"]
+    assert [axis.get_title(loc="left") for axis in figure.axes[::3]] == ["a", "b"]
