@@ -42,6 +42,7 @@ def test_every_record_in_results_is_read_and_is_without_a_digest_what_it_is_with
     for sheet in found[::10]:
         again = read_record(write_record(read_record(sheet.path), tmp_path))
         assert (again.config, again.curve, again.run) == (sheet.config, sheet.curve, sheet.run)
+        assert sheet.column("test_error") == [epoch["test_error"] for epoch in again.evaluated]
 
 
 def test_a_record_is_sound_in_another_layout_and_of_a_dead_setting_that_is_off(tmp_path):
@@ -89,6 +90,14 @@ def test_a_record_edited_by_hand_is_damaged(tmp_path, edit, form):
     with pytest.raises(DamagedRecord, match=r"it is now .*\.corrupt: run it again"):
         finished_record(path)
     assert not path.exists()
+
+
+def test_settings_of_a_known_text_are_looked_at_where_the_seed_is_there_twice(tmp_path):
+    (path,) = write(tmp_path, record(**SMOKE))
+    read_record(path)
+    path.write_text(path.read_text().replace('"seed": 0,', '"seed": 0,\n  "seed": 1,'))  # JSON takes the last
+    with pytest.raises(DamagedRecord, match="its name and its content differ"):
+        read_record(path)
 
 
 def test_the_digest_tells_a_number_that_was_changed_to_a_likely_one(tmp_path):
