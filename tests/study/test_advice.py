@@ -4,7 +4,7 @@ import pytest
 from made_records import record, write
 
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables import advice
+from imcl_core.study.tables import advice, narrow
 
 PLACE = {"dataset": "stl10", "profile": "narrow", "model": "resnet18"}
 
@@ -66,3 +66,11 @@ def test_prices_are_counted(monkeypatch):
     monkeypatch.undo()
     operations, memory = advice._prices("stl10", "vgg16", "mid")
     assert 1 < operations < 2 and 1 < memory < 2
+
+
+def test_a_gain_is_told_with_a_verdict_where_the_paper_claims_one(tmp_path):
+    found(tmp_path, out=[31, 32.1, 33], deep_supervision=[31, 32.1, 33])
+    ledger, gain = Ledger(tmp_path), "ResNet-18 on STL-10: +1.97 points, from +1.87 to +2.06, n = 3"
+    assert narrow.told(ledger, "out") == [f"{gain}: not supported"]  # the upper bound is below half of the paper's
+    assert narrow.told(ledger, "deep-supervision") == [gain]
+    assert narrow.told(ledger, "mid") == ["No pair of runs yet."]

@@ -78,10 +78,15 @@ def beside_the_paper(
 
 
 def told(ledger: Ledger, method: str) -> list[str]:
-    """A sentence for each network and data set on which `method` has a pair of runs: its gain, and the verdict."""
+    """A sentence for each network and data set on which `method` has a pair of runs: its gain, and a verdict if any."""
     found = [gain for gain in gains(ledger) if gain.config.methods == method and gain.by_seed]
-    told = [(gain.case, gain.verdict) for gain in found]
-    return [f"{case}: {in_points(v.mean, v.lower, v.upper, v.n)}: {v}" for case, v in told] or ["No pair of runs yet."]
+    return [f"{gain.case}: {_told(gain.verdict)}" for gain in found] or ["No pair of runs yet."]
+
+
+def _told(verdict: Verdict) -> str:
+    """The gain in words, then the outcome, of which there is none where the paper claims nothing."""
+    gained = in_points(verdict.mean, verdict.lower, verdict.upper, verdict.n)
+    return f"{gained}: {verdict}" if verdict.outcome else gained
 
 
 def case_of(config: RunConfig) -> str:
