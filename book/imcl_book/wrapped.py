@@ -26,7 +26,8 @@ class Sentences:
         return "\n".join(map(_filled, self.sentences))
 
     def _repr_html_(self) -> str:
-        return "\n".join(["<ul>", *(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences), "</ul>"])
+        items = (f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
+        return "\n".join(['<ul class="imcl-sentences">', *items, "</ul>"])
 
 
 def _filled(line: str) -> str:
