@@ -49,5 +49,6 @@ def _price(axis: Axes, place: int, price: float, shade: str) -> None:
     axis.axvline(1, color="0.5", lw=0.8)
     axis.margins(x=0.3)
     if pd.notna(price):
-        bars = axis.barh(place, price - 1, left=1, height=0.5, color=shade)
-        axis.bar_label(bars, [f"{price:.2f}"], padding=3, fontsize=8)
+        axis.barh(place, price - 1, left=1, height=0.5, color=shade)
+        beside = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        axis.annotate(f"{price:.2f}", (max(price, 1), place), **beside)
