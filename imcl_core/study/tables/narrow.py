@@ -1,6 +1,7 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
 import functools
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,10 +125,10 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
     between = () if found.lower is None else (f"{signed(found.lower)} to {signed(found.upper)}",)
     ours = (signed(found.mean) + plus_minus(summary["gain_deviation"]), *between) if found.n else ("",)
     best = f"best {summary['best_mean']:.2f}"
-    judged = str(found) if printed and printed > 0 else ""
+    judged, name = str(found) if printed and printed > 0 else "", _method(config)
     line = (
         Cell((case_of(config),)),
-        Cell((_method(config),), None, runs, config.profile),
+        Cell(tuple(textwrap.wrap(name, 14, break_on_hyphens="+" not in name)), None, runs, config.profile),
         Cell((str(len(runs)),), len(runs)),
         Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]), best), summary["last_mean"]),
         Cell(ours, found.mean),
