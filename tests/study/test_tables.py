@@ -249,7 +249,7 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
         record(10.0, methods="cutout", **place),  # a neighbour
     )
     table = tables.table("narrow", Ledger(tmp_path))
-    assert [cells[1].lines[0] for cells in table.rows] == [
+    assert [" ".join(cells[1].lines) for cells in table.rows] == [
         "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "cutout",
     ]  # fmt: skip
     here = {"dataset": "stl10", "model": "resnet18"}
