@@ -388,6 +388,8 @@ def pull_push_distance(
     `similarity` (n, n); or (N, n, n) of N layers, both weights (N,), for N losses.
     """
     n = similarity.shape[-1]
+    if input_similarity is None and isinstance(alpha_push, int | float) and alpha_push:
+        raise ImclError(f"A push of {alpha_push:g} is from something: pass input_similarity, or let alpha_push be 0.")
     given = [target_similarity] if input_similarity is None else [target_similarity, input_similarity]
     if any(matrix.shape != (n, n) for matrix in given):
         shapes = " and ".join(str(tuple(matrix.shape)) for matrix in given)

@@ -174,17 +174,17 @@ class _AtSeeds:
 _KNOWN: dict[str, _AtSeeds] = {}  # by what a file says of the settings, without the seed
 
 
-def _remember(key: str, config: dict[str, Any]) -> _AtSeeds:
-    if unknown := [*config.keys() - _SETTINGS]:
+def _remember(key: str, settings: dict[str, Any]) -> _AtSeeds:
+    if unknown := [*settings.keys() - _SETTINGS]:
         raise _Unknown(f"setting {unknown[0]}")
     for name, known in (("dataset", RECIPES), ("model", MODELS), ("profile", SIZES)):
-        if isinstance(config.get(name), str) and config[name] not in known:
-            raise _Unknown(f"{name} {config[name]}")
+        if isinstance(settings.get(name), str) and settings[name] not in known:
+            raise _Unknown(f"{name} {settings[name]}")
     try:
-        canonical(str(config.get("methods")))
+        canonical(str(settings.get("methods")))
     except ImclError:
-        raise _Unknown(f"methods {config.get('methods')}") from None
-    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**EARLIER | config | {"seed": 0})))
+        raise _Unknown(f"methods {settings.get('methods')}") from None
+    return _KNOWN.setdefault(key, _AtSeeds(RunConfig(**EARLIER | settings | {"seed": 0})))
 
 
 @contextmanager

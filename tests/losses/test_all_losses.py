@@ -137,6 +137,7 @@ MISTAKES = {
     "similarity: one axis": lambda: losses.similarity_matrix(X[0, 0, 0]),
     "pull-push: label similarity as a column": lambda: losses.pull_push_loss(X, S[:, :1], S, 1.0, 1.0),
     "pull-push: image similarity as a row": lambda: losses.pull_push_loss(X, S, S[:1], 1.0, 1.0),
+    "pull-push: a push from nothing": lambda: losses.pull_push_loss(X, S, None, 1.0, 1.0),
     "pull-push: one number": lambda: losses.pull_push_loss(X, S, S[0, 0], 1.0, 1.0),
     "pull-push: of another batch": lambda: losses.pull_push_loss(X, normal(5, 5), S, 1.0, 1.0),
     "kernel: one axis": lambda: losses.kernel_covariance(W[0, 0, 0]),

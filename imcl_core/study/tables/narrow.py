@@ -142,9 +142,7 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
 
 def _method(config: RunConfig) -> str:
     """As a row is headed; a baseline at another rate says so."""
-    return method_name(config.methods) + (
-        " at half its rate" if config.lr != _rate(config.dataset, config.profile) else ""
-    )
+    return method_name(config.methods) + (" at half its rate" if _off_rate(config) else "")
 
 
 def _off_rate(config: RunConfig) -> bool:
