@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from imcl_core.measure import memory
-from imcl_core.study import plan
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.judge import SEEDS
 from imcl_core.study.tables.narrow import PROFILE, gains
@@ -28,23 +27,21 @@ def word(pairs: int, lower: float | None, upper: float | None) -> str:
 def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFrame:
     """A row for every method with a gain in a case: network and data. The best of a case by its lower bound first.
 
-    Prices are of a training step, as multiples of the baseline's: `operations` and `memory` counted, which takes a
-    second or two a method, `time` from `times`, by network and methods, NaN where it is not measured.
+    Prices are of a training step, as multiples of the baseline's: `memory` counted, which takes a second or two a
+    method, `time` from `times`, by network and methods, NaN where it is not measured.
     """
     rows: list[dict[str, Any]] = []
     for gain in gains(ledger):
         config, found = gain.config, gain.verdict
-        operations, held = _prices(config.dataset, config.model, config.methods)
         rows.append(
             {
                 "network and data": gain.case, "method": gain.method, "n": found.n, "gain": found.mean,
                 "lower": found.lower, "upper": found.upper, "word": word(found.n, found.lower, found.upper),
-                "time": times.get((config.model, config.methods), math.nan), "operations": operations, "memory": held,
+                "time": times.get((config.model, config.methods), math.nan),
+                "memory": _memory(config.dataset, config.model, config.methods),
             }
         )  # fmt: skip
-    columns = (
-        "network and data", "method", "n", "gain", "lower", "upper", "word", "time", "operations", "memory",
-    )  # fmt: skip
+    columns = ("network and data", "method", "n", "gain", "lower", "upper", "word", "time", "memory")
     frame = pd.DataFrame(rows, columns=columns).astype({"gain": float, "lower": float, "upper": float})
     order = {case: place for place, case in enumerate(dict.fromkeys(frame["network and data"]))}
     frame["place"] = frame["network and data"].map(order)
@@ -52,11 +49,11 @@ def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFr
 
 
 @functools.cache
-def _prices(dataset: str, model: str, methods: str) -> tuple[float, float]:
-    """Operations and memory of a step in `narrow`, as multiples of the baseline's."""
+def _memory(dataset: str, model: str, methods: str) -> float:
+    """Of a step in `narrow`, as a multiple of the baseline's."""
     configs = [RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE) for m in (methods, "baseline")]
-    work, held = [plan.operations(config) for config in configs], [memory.count(config).total for config in configs]
-    return work[0] / work[1], held[0] / held[1]
+    held, of_baseline = (memory.count(config).total for config in configs)
+    return held / of_baseline
 
 
 def advice(found: pd.DataFrame) -> list[str]:
