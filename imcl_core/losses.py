@@ -367,9 +367,8 @@ def pull_push_loss(
 ) -> Tensor:
     """Pulls a layer's similarity matrix to the labels' and pushes it from the input's, Eq. 9.
 
-    `features` (n, C, H, W), the projected output of a layer; both similarities (n, n), taken as constants, the input's
-    None where nothing is pushed; a scalar. Frobenius norms, not squared; divided by n with `normalise`, so that a
-    weight means the same at any batch size.
+    `features` (n, C, H, W), a layer's projected output; similarities (n, n), constants, the input's None without push;
+    a scalar. Frobenius norms, not squared; divided by n with `normalise`: a weight means the same at any batch size.
     """
     similarity = similarity_matrix(features, centre)
     return pull_push_distance(similarity, target_similarity, input_similarity, alpha_pull, alpha_push, normalise)
@@ -395,8 +394,7 @@ def pull_push_distance(
         shapes = " and ".join(str(tuple(matrix.shape)) for matrix in given)
         raise ImclError(f"{n} samples need similarity matrices of shape {(n, n)}; got {shapes}.")
     pull, *push = (torch.linalg.matrix_norm(similarity - matrix.detach()) for matrix in given)
-    distance = alpha_pull * pull - alpha_push * push[0] if push else alpha_pull * pull
-    return distance / (n if normalise else 1)
+    return (alpha_pull * pull - (alpha_push * push[0] if push else 0)) / (n if normalise else 1)
 
 
 def kernel_covariance(weight: Tensor, biased: bool = True) -> Tensor:
