@@ -12,7 +12,8 @@ class AtOnce:
     Autocast casts every weight, and every gradient back, in a call of its own. Here all weights of convolutions and
     linear layers are cast in one, and their gradients in another. Terms that compare weights find those in float32 by
     `methods.term.weight_of`. Of batch normalisation, which counts batches layer by layer and makes no use of it, all
-    counters are raised together. cuDNN tries its algorithms in the first steps, since all have one size.
+    counters are raised together. cuDNN tries its algorithms in the first steps, since all have one size, unless it has
+    to be deterministic: another one may win the next time.
     """
 
     def __init__(self, collaboration: nn.Module, dtype: torch.dtype):
@@ -37,7 +38,8 @@ class AtOnce:
 
     @torch.no_grad()
     def __enter__(self) -> None:
-        self.benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        self.benchmark = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
         if self.weights:
             torch._foreach_copy_(self.halves, self.weights)
         half = dict(zip(self.weights, self.halves, strict=True))

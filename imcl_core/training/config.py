@@ -203,6 +203,11 @@ class RunConfig(MethodSettings, PopulationSettings):
         """What `precision` asks of a CPU: "float32" or "bfloat16"."""
         return SIZES[self.profile].precision if self.precision == "auto" else self.precision
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a GPU too must give the same digits each time: `Profile.repeatable`."""
+        return SIZES[self.profile].repeatable
+
     def evaluates(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is followed by an evaluation."""
         if not self.evaluate_every:

@@ -70,13 +70,18 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def project_version() -> str:
-    """The commit of the clone that this package lies in, `-dirty` if it was changed since; else the version."""
+    """The commit of the clone that this package lies in, `-dirty` if it was changed since; else the version.
+
+    A copy without its history is told its commit by the variable IMCL_COMMIT.
+    """
     clone = Path(__file__).parents[2]
     if (clone / ".git").exists():
         command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
         with suppress(OSError, subprocess.SubprocessError):
             quiet = {"env": {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}, "capture_output": True, "text": True}
             return subprocess.run(command, **quiet, check=True, timeout=10).stdout.strip()
+    if told := os.environ.get("IMCL_COMMIT"):
+        return told
     try:
         return importlib.metadata.version("imcl-core")
     except importlib.metadata.PackageNotFoundError:

@@ -46,8 +46,9 @@ class Profile:
     """A size: how wide, how many epochs (None: the recipe's), and on how many training images at most (0: all).
 
     `batch_size` and `lr` cap the recipe's: a short run needs many small steps. `side`: of the images (None: the
-    recipe's); `evaluate_every` and `precision`, on a CPU, are what the settings of a run start from. `special` holds
-    what differs on some data sets.
+    recipe's); `evaluate_every` and `precision`, on a CPU, are what the settings of a run start from. `repeatable`: a
+    GPU too gives the same digits each time, for which it leaves out algorithms that may be faster. `special` holds what
+    differs on some data sets.
 
     `narrow` is the paper's recipe on networks of a quarter of the width, on images of 32 pixels, in fewer epochs: what
     two cores can train to the end.
@@ -64,6 +65,7 @@ class Profile:
     side: int | None = None
     evaluate_every: int = 1
     precision: str = "float32"
+    repeatable: bool = False
     special: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def on(self, dataset: str) -> "Profile":
@@ -79,6 +81,7 @@ SIZES = {
         epochs=30,
         evaluate_every=5,
         precision="bfloat16",
+        repeatable=True,
         special={"stl10": {"epochs": 100, "side": 32}, "imagenet32": {"epochs": 10, "train_size": 100_000}},
     ),
     "t4": Profile(width=1.0, epochs=10, train_size=50_000),

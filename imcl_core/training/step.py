@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Step:
             fused=on_gpu,
         )
         self.ways = contextlib.nullcontext if config.captured else functools.partial(losses.as_on_a_gpu, False)
+        self.algorithms = functools.partial(_deterministic, config.repeatable)
         self.at_once: contextlib.AbstractContextManager = contextlib.nullcontext()
         self.objective: nn.Module = collaboration
         if distributed.is_initialized():
@@ -56,7 +58,7 @@ class Step:
         """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
         images, labels = self.batches.batch(start)
         images = images.contiguous(memory_format=torch.channels_last)
-        with self.at_once, self.ways():
+        with self.algorithms(), self.at_once, self.ways():
             with self.precision():
                 loss = self.objective(images, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -147,6 +149,17 @@ class GraphedStep(Step):
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
             self.metrics = super().__call__(self.start)
+
+
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """With `wanted`, cuDNN takes no algorithm that may sum in another order the next time."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = before or wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 @functools.cache

@@ -44,3 +44,9 @@ def test_an_evaluation_on_a_gpu_is_bounded_by_pixels():
     gpu = torch.device("cuda")
     assert [images_at_once(gpu, side) for side in (32, 64, 96)] == [1000, 250, 111]
     assert images_at_once(CPU, 96) == images_at_once(CPU, 32)
+
+
+def test_a_copy_without_its_history_is_told_its_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "imcl_core/training/machine.py"))
+    monkeypatch.setenv("IMCL_COMMIT", "0123456789ab")
+    assert machine.project_version.__wrapped__() == "0123456789ab"

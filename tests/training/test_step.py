@@ -140,6 +140,20 @@ def test_a_captured_exchange_of_gradients_is_made_and_warmed_up_as_pytorch_asks(
     assert isinstance(step.at_once, AtOnce) == (processes == 1)
 
 
+@pytest.mark.parametrize(("profile", "repeats"), [("narrow", True), ("paper", False)])
+def test_narrow_gives_the_same_digits_each_time_on_a_gpu_too(monkeypatch, profile, repeats):
+    """cuDNN takes no algorithm that may sum in another order, and does not look for the fastest."""
+    config = RunConfig(profile=profile, width=1 / 16, epochs=1, train_size=64)
+    made, seen = training.Run(config, load_digits(), CPU), []
+    step, cudnn = made.step, torch.backends.cudnn
+    step.at_once = AtOnce(made.collaboration, torch.float32)  # as a captured step has it
+    made.collaboration.register_forward_pre_hook(lambda *_: seen.append((cudnn.deterministic, cudnn.benchmark)))
+    before = cudnn.deterministic, cudnn.benchmark
+    step(0)
+    assert seen == [(repeats, not repeats)]
+    assert (cudnn.deterministic, cudnn.benchmark) == before
+
+
 def test_one_setting_lets_a_gpus_step_run_as_it_reads(monkeypatch):
     """Neither captured nor with losses in few calls; the backward pass too finds the readable way."""
     monkeypatch.setattr(steps, "has_bfloat16", lambda _: True)
