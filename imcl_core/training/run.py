@@ -349,7 +349,7 @@ def images_at_once(device: torch.device, side: int) -> int:
     """How many images of so many pixels an evaluation looks at together."""
     if device.type == "cpu":
         return 250  # more do not fit into a processor's cache
-    return max(1, min(1000, 1_024_000 // side**2))  # less memory than a training step takes
+    return max(1, min(1000, 4_096_000 // side**2))  # less memory than a training step takes
 
 
 def build_collaboration(config: RunConfig, data: DataSet) -> Collaboration | Population:
