@@ -85,11 +85,12 @@ def work(configs: Iterable[RunConfig]) -> Work:
 def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()) -> tuple[float, bool]:
     """Hours of one `gpu` of `GPUS`, and whether they rest on measured speeds.
 
-    A run like one of `records` on such a GPU takes as long as that did; any other `SHARE` of the GPU's peak.
+    A run like one of `records` that had such a GPU for itself takes as long as that did; any other `SHARE` of the
+    GPU's peak.
     """
     speeds: dict[tuple, list[float]] = {}
     for record in records:
-        if gpu in record.run["device"]:
+        if gpu in record.run["device"] and record.run.get("at_once", 1) == 1:
             speeds.setdefault(record.config.like, []).append(record.run["seconds"] / record.config.epochs)
     seconds, measured = 0.0, bool(configs)
     for config in configs:
@@ -108,7 +109,7 @@ def core_hours(configs: Iterable[RunConfig], records: Iterable[Record]) -> tuple
     """
     seconds: dict[tuple, list[float]] = {}
     for record in records:
-        if record.run.get("threads") == 1 and not any(gpu in record.run["device"] for gpu in GPUS):
+        if record.run.get("threads") == 1 and not any(gpu in record.run["device"] for gpu in ("NVIDIA", *GPUS)):
             seconds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     known = [statistics.median(seconds[c.like]) * _seen(c) if c.like in seconds else None for c in configs]
     return sum(filter(None, known)) / 3600, known.count(None)

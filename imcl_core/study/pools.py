@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from imcl_core.errors import ImclError
+from imcl_core.training.machine import AT_ONCE
 
 
 class Died(Exception):
@@ -69,8 +70,8 @@ class Slots:
             raise ImclError("There is no GPU that PyTorch can use here: use --jobs in place of --per-gpu.")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         gpus = [gpu.strip() for gpu in visible.split(",")][: torch.cuda.device_count()]
-        threads = _threads(per_gpu * len(gpus))
-        return cls([threads | {"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus])
+        shared = _threads(per_gpu * len(gpus)) | {AT_ONCE: str(per_gpu)}
+        return cls([shared | {"CUDA_VISIBLE_DEVICES": gpu} for _ in range(per_gpu) for gpu in gpus])
 
     def __enter__(self) -> Self:
         self._ends, self._alive = multiprocessing.get_context("spawn").Pipe(duplex=False)

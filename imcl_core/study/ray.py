@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from imcl_core.errors import ImclError
 from imcl_core.study.pools import Died, set_environment
+from imcl_core.training.machine import AT_ONCE
 
 CONNECT_SECONDS = 10
 
@@ -56,7 +57,7 @@ class RayPool:
         return self.jobs or max(1, int(room))
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
-        return self._task.remote(function, *arguments).future()
+        return self._task.remote(self.per_gpu, function, *arguments).future()
 
     def result(self, future: Future) -> Any:
         """What the call returned; raises what it raised, or `Died`."""
@@ -74,8 +75,8 @@ class RayPool:
             raise Died(_line(error)) from None
 
 
-def _on_ray(function: Callable, *arguments: Any) -> Any:
-    set_environment({"OMP_NUM_THREADS": "1"})
+def _on_ray(at_once: int, function: Callable, *arguments: Any) -> Any:
+    set_environment({"OMP_NUM_THREADS": "1", AT_ONCE: str(at_once)})
     return function(*arguments)
 
 

@@ -26,7 +26,7 @@ class Speeds:
         self.measured: dict[tuple, list[tuple[float, float, float]]] = {}  # images/s, an evaluation, the rest
         own = device_name(device)
         for record in records:
-            if record.run["device"] == own:
+            if record.run["device"] == own and record.run.get("at_once", 1) == 1:  # else it had a part of the time
                 self.measured.setdefault(record.config.like, []).append(_parts(record))
 
     def seconds(self, config: RunConfig) -> float | None:

@@ -55,11 +55,15 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
 
 
+AT_ONCE = "IMCL_AT_ONCE"  # the variable by which a pool tells its processes how many of them share a GPU
+
+
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
+    """What the run ran on; `at_once`: how many runs of its batch shared the GPU, and so its time."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        **({"at_once": int(os.environ.get(AT_ONCE, 1))} if device.type == "cuda" else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -205,6 +205,7 @@ def test_slots_on_gpus_see_one_gpu_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [e["CUDA_VISIBLE_DEVICES"] for e in Slots.on_gpus(2).environments] == ["0", "1", "0", "1"]
+    assert {e["IMCL_AT_ONCE"] for e in Slots.on_gpus(2).environments} == {"2"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     with Slots.on_gpus(1) as pool:
         waiting = [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(2)]

@@ -78,6 +78,9 @@ def test_hours_rest_on_the_records_of_like_runs_and_else_on_a_share_of_the_peak(
     assert hours([config], "H100", known) == (pytest.approx(400 / 3600), True)
     assert hours([config, other], "H100", known)[1] is False
     assert hours([config], "A100", known) == hours([config], "A100")
+    shared = record(config, seconds=4000)
+    shared.run["at_once"] = 10  # runs on one GPU, each with a part of its time
+    assert hours([config], "H100", [shared]) == hours([config], "H100")
 
 
 def test_hours_of_a_core_are_those_of_like_runs_and_the_rest_is_counted():
@@ -92,7 +95,8 @@ def test_hours_of_a_core_are_those_of_like_runs_and_the_rest_is_counted():
         dataclasses.replace(config, **change) for change in ({"methods": "mid"}, {"side": 96}, {"precision": "float32"})
     ]
     assert core_hours([*others, config], [known]) == (pytest.approx(0.2), 3)
-    assert core_hours([config], [record(config)]) == (0.0, 1)
+    known.run["device"] = "NVIDIA H200"  # one thread beside a GPU is no core
+    assert core_hours([config], [known]) == (0.0, 1)
 
 
 def test_the_plan_of_a_narrow_profile_names_what_is_unmeasured(capsys, tmp_path, monkeypatch):

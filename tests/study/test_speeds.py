@@ -18,6 +18,8 @@ def test_what_a_run_takes_beside_its_images_counts_too():
     speeds = Speeds(CPU, [record])
     # 2 x 96 images in 4 seconds, 4 for evaluations, 12 to warm up in the first epoch, 3 for checkpoints
     assert speeds.seconds(record.config) == pytest.approx(23.0)
+    shared = dataclasses.replace(record, run=record.run | {"at_once": 2})  # its GPU had another run too
+    assert Speeds(CPU, [shared]).seconds(record.config) is None
     # of a longer run only images and evaluations take longer
     assert speeds.seconds(tiny(epochs=4)) == pytest.approx(8 + 8 + 15)
 

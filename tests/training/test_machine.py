@@ -46,6 +46,15 @@ def test_an_evaluation_on_a_gpu_is_bounded_by_pixels():
     assert images_at_once(CPU, 96) == images_at_once(CPU, 32)
 
 
+def test_a_record_of_a_gpu_tells_how_many_runs_shared_it(monkeypatch):
+    monkeypatch.setattr(machine, "device_name", lambda _: "a GPU")
+    monkeypatch.setenv("IMCL_AT_ONCE", "3")
+    assert machine.environment(torch.device("cuda"))["at_once"] == 3
+    assert "at_once" not in machine.environment(CPU)
+    monkeypatch.delenv("IMCL_AT_ONCE")
+    assert machine.environment(torch.device("cuda"))["at_once"] == 1
+
+
 def test_a_copy_without_its_history_is_told_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "imcl_core/training/machine.py"))
     monkeypatch.setenv("IMCL_COMMIT", "0123456789ab")
