@@ -153,7 +153,7 @@ def plan(
         print(f"\nat {price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
 
 
-_TABLES = "table-1, table-2, table-3, figure-2, study, decisions, neighbours or claims (default: all)"
+_TABLES = "table-1, table-2, table-3, figure-2, narrow, decisions, neighbours, search or claims (default: all)"
 
 
 def tables(

@@ -74,7 +74,8 @@ def test_imagenet32_counts_top5_errors(tmp_path):
         31.0,
         30.0,
     )
-    assert cell(table, dataset="stl10")["last_mean"] == 25.0
+    assert cell(table, dataset="stl10", augment=True)["last_mean"] == 25.0
+    assert not cell(table, dataset="stl10", augment=False)["n"]
 
 
 def test_each_cell_says_what_it_rests_on(tmp_path):
@@ -95,13 +96,16 @@ def test_rows_and_columns_are_the_papers(tmp_path, name, source):
     with (ROOT / "imcl_core/study/paper.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == source]
     table = tables.table(name, Ledger(tmp_path))
-    assert list(table.data[["dataset", "model", "method"]].itertuples(index=False, name=None)) == [
-        (row["dataset"], row["model"], row["method"]) for row in rows
-    ]
-    assert [f"{value:.2f}" for value in table.data.paper] == [row["value"] for row in rows]
+    plain = [row for row in rows if row["dataset"] == "stl10"]  # has a second line, without augmentation
+    for augment, expected in ((True, rows), (False, plain)):
+        data = table.data[table.data.augment == augment]
+        assert list(data[["dataset", "model", "method"]].itertuples(index=False, name=None)) == [
+            (row["dataset"], row["model"], row["method"]) for row in expected
+        ]
+        assert [f"{value:.2f}" for value in data.paper] == [row["value"] for row in expected]
+        shown = [cell.lines[1:] for row in table.rows for cell in row[1:] if ("no aug" in row[0].lines[0]) != augment]
+        assert shown == [(row["value"], "no run yet") for row in expected]
     assert set(table.data.metric) == {row["metric"] for row in rows}
-    shown = [cell.lines[1:] for row in table.rows for cell in row[1:]]
-    assert shown == [(row["value"], "no run yet") for row in rows]
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
@@ -244,13 +248,14 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
         record(43.0, methods="baseline", augment=False, **place),
         record(40.0, methods="pull-push", augment=False, **place),
         record(34.0, methods="baseline", lr=0.025, **place),
+        record(30.0, methods="baseline", **grids.TUNED_BASELINE, **place),
         record(10.0, methods="mid", mid_alpha=1.0, **place),
         record(10.0, methods="mid", dataset="stl10", profile="smoke"),
         record(10.0, methods="cutout", **place),  # a neighbour
     )
     table = tables.table("narrow", Ledger(tmp_path))
     assert [" ".join(cells[1].lines) for cells in table.rows] == [
-        "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "cutout",
+        "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "baseline tuned", "cutout",
     ]  # fmt: skip
     here = {"dataset": "stl10", "model": "resnet18"}
     out, kernel = (cell(table, method=method, **here) for method in ("out", "kernel"))
@@ -261,6 +266,7 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
     assert kernel["verdict"] == "not supported"  # and by a proxy not refuted
     assert plain["gain"] == 3 and plain["verdict"] == "too little evidence (2 of 6 runs)"
     assert slow["gain"] == -1 and slow["verdict"] == ""
+    assert cell(table, method="baseline", lr=grids.TUNED_BASELINE["lr"], **here)["gain"] == 3
     assert "+4.67 ± 0.58" in table.html() and "never refutes" in table.note
     for name in ("table-2", "figure-2"):
         assert not tables.table(name, Ledger(tmp_path)).data.n.any()
@@ -288,9 +294,12 @@ def test_what_is_known_stands_beside_what_the_paper_prints(tmp_path):
         write(tmp_path, *(record(30, seed=s, methods="baseline", augment=augment, **place) for s in range(2)))
     write(tmp_path, *(record(29 - s, seed=s, methods="kernel", **place) for s in range(2)))
     write(tmp_path, record(28, methods="kernel", augment=False, **place))
+    wide = place | {"profile": "paper", "augment": False}
+    write(tmp_path, record(25, methods="baseline", **wide), record(24.5, methods="kernel", **wide))
+    write(tmp_path, record(25, methods="baseline", **wide | {"augment": True}))  # without its pair
     ((case, methods),) = narrow.beside_the_paper(Ledger(tmp_path)).items()
     assert case == "VGG-16 on STL-10" and list(methods) == [*grids.COLUMNS[1:]]
-    assert methods["kernel"] == {"paper": [0.72], "augmented": [1, 2], "not augmented": [2]}
+    assert methods["kernel"] == {"paper": [0.72], "augmented": [1, 2], "not augmented": [2], "wide": [0.5]}
     assert methods["mid"] == {"paper": [1.38]}
     assert narrow.beside_the_paper(Ledger(tmp_path), ["kernel"]) == {case: {"kernel": methods["kernel"]}}
 

@@ -89,6 +89,7 @@ WAYS = {  # of a gain: what it is called, its shape, its colour
     "paper": ("printed by the paper", "D", BLACK),
     "augmented": ("ours, narrow", "o", BLUE),
     "not augmented": ("ours, narrow, no augmentation", "s", RED),
+    "wide": ("ours, as wide as the paper's, no augmentation", "^", ORANGE),
 }
 
 
@@ -100,10 +101,13 @@ def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequenc
     `imcl_core.study.tables.judge`, where there are two seeds or more. A place without a marker has no run yet.
     """
     rows = [len(methods) for methods in cases.values()]
+    shown = {
+        way: look for way, look in WAYS.items() if any(m.get(way) for case in cases.values() for m in case.values())
+    }
     figure, axes = panels(len(cases), 1, 6.4, 1 + 0.5 * sum(rows), sharex=True, height_ratios=rows)
     for axis, (case, methods) in zip(axes[:, 0], cases.items(), strict=True):
-        for way, (label, shape, shade) in WAYS.items():
-            places = range(len(methods)) + 0.25 * (list(WAYS).index(way) - 1) * np.ones(len(methods))
+        for place, (way, (label, shape, shade)) in enumerate(shown.items()):
+            places = range(len(methods)) + (0.7 / len(shown)) * (place - (len(shown) - 1) / 2) * np.ones(len(methods))
             found = [(y, ways[way]) for y, ways in zip(places, methods.values(), strict=True) if ways.get(way)]
             style = {"color": shade, "linestyle": "none", "fillstyle": "none" if way == "paper" else "full"}
             axis.plot(
@@ -117,7 +121,7 @@ def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequenc
         axis.set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
         axis.set_yticklabels([name.replace("+", " + ") for name in methods])
     axes[-1, 0].set_xlabel("gain over the baseline (points of test error)")
-    legend_above(figure, axes[0, 0], columns=3)
+    legend_above(figure, axes[0, 0], columns=min(3, 2 + len(shown) % 2))
     return figure
 
 

@@ -1,16 +1,17 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
+import dataclasses
 import functools
+import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from imcl_core.study.grids import COLUMNS, grid
+from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, grid
 from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import SEEDS, Verdict, gained, moments, summarise, verdict
+from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, in_points, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
@@ -18,7 +19,7 @@ from imcl_core.training.config import RunConfig
 PROFILE = "narrow"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Gain:
     """The gain of `config` over the `baseline` of its seed, in points: positive is better.
 
@@ -62,9 +63,10 @@ def gains(ledger: Ledger) -> Iterator[Gain]:
 def beside_the_paper(
     ledger: Ledger, methods: Sequence[str] = COLUMNS[1:], dataset: str = "stl10"
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """What is known with clean labels, by network, method, and `augmented`, `not augmented` or `paper`: a gain a seed.
+    """What is known with clean labels, by network, method, and way: a gain a seed.
 
-    Of the `methods`, which the paper prints; all of them where there is any run of the network.
+    Ways: `paper`, printed; `augmented` and `not augmented`, the narrow runs; `wide`, at the paper's scale, not
+    augmented. Of the `methods`, which the paper prints; all of them where there is any narrow run of the network.
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     runs = [gain for gain in gains(ledger) if gain.config.dataset == dataset and not gain.config.noise]
@@ -75,6 +77,10 @@ def beside_the_paper(
         way = "augmented" if gain.config.augment else "not augmented"
         place = f"{NAMES[gain.config.model]} on {NAMES[dataset]}"
         found[place][gain.config.methods][way] = list(gain.by_seed.values())
+    for model, method in itertools.product(dict.fromkeys(gain.config.model for gain in runs), methods):
+        plain = RunConfig(dataset=dataset, model=model, profile=EXACT, augment=False)
+        if wide := gained(dataclasses.replace(plain, methods=method), plain, ledger):
+            found[f"{NAMES[model]} on {NAMES[dataset]}"][method]["wide"] = list(wide.values())
     return found
 
 
@@ -111,8 +117,8 @@ def narrow_table(ledger: Ledger) -> Table:
     )
     columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
     text = (
-        "dataset", "model", "augment", "noise", "method", "n", "last_mean", "last_deviation", "gain", "lower", "upper",
-        "pairs", "paper_gain", "verdict",
+        "dataset", "model", "augment", "noise", "method", "lr", "n", "last_mean", "last_deviation",
+        "gain", "lower", "upper", "pairs", "paper_gain", "verdict",
     )  # fmt: skip
     frame = pd.DataFrame(data, columns=None if data else ("table", *text))
     return Table("narrow", "The narrow reproduction", note, columns, rows, frame, text)
@@ -141,24 +147,28 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
 
 
 def _method(config: RunConfig) -> str:
-    """As a row is headed; a baseline at another rate says so."""
-    return method_name(config.methods) + (" at half its rate" if _off_rate(config) else "")
+    """As a row is headed; a baseline at another rate or decay says so."""
+    if not _off_recipe(config):
+        return method_name(config.methods)
+    tuned = (config.lr, config.weight_decay) == tuple(TUNED_BASELINE.values())
+    return method_name(config.methods) + (" tuned" if tuned else " at half its rate")
 
 
-def _off_rate(config: RunConfig) -> bool:
-    return config.lr != _rate(config.dataset, config.profile)
+def _off_recipe(config: RunConfig) -> bool:
+    return (config.lr, config.weight_decay) != _recipe(config.dataset, config.profile)
 
 
 @functools.cache
-def _rate(dataset: str, profile: str) -> float:
-    """The learning rate of the recipe."""
-    return RunConfig(dataset=dataset, profile=profile).lr
+def _recipe(dataset: str, profile: str) -> tuple[float, float]:
+    """The paper's learning rate and weight decay."""
+    usual = RunConfig(dataset=dataset, profile=profile)
+    return usual.lr, usual.weight_decay
 
 
 def _printed(config: RunConfig) -> float | None:
     """The paper's gain over its baseline, in points."""
     figures = paper_figures()
-    if _off_rate(config):
+    if _off_recipe(config):
         return None
     if config.noise:
         key = f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}"

@@ -42,6 +42,10 @@ def test_gains_stand_beside_what_the_paper_prints():
         assert [label.get_text() for label in axis.get_yticklabels()] == ["out", "mid"]
         assert axis.yaxis_inverted()
     assert len(figure.legends[0].get_texts()) == 3
+    methods["out"]["wide"] = [3.0]
+    figure = figures.gains_beside_the_paper({"a network": methods})
+    (wide,) = (line for line in figure.axes[0].get_lines() if line.get_marker() == "^")
+    assert list(wide.get_xdata()) == [3.0] and len(figure.legends[0].get_texts()) == 4
 
 
 def test_run_curves_adds_up_the_terms_of_each_part():
