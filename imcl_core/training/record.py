@@ -71,6 +71,7 @@ class Record:
             "last_error_top5": last["test_error_top5"],
             "best_error_top5": min(epoch["test_error_top5"] for epoch in self.evaluated),
             **{k: self.run[k] for k in ("device", "seconds", "images_per_s", "peak_memory_gb")},
+            "at_once": self.run.get("at_once", 1),
         }
 
 

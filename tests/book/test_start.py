@@ -31,9 +31,11 @@ def test_each_profile_has_its_row_with_the_numbers_of_a_run():
 
 
 def test_times_come_from_records_or_are_not_given():
-    by_profile = {row.split("`")[1]: row for row in sizes.profiles_table().splitlines()[2:]}
-    assert re.search(r"\d+ min \(", by_profile["cpu"])  # its study is in results/
-    assert "not yet run" in by_profile["paper"] and sizes.took("longest") in by_profile["smoke"]
+    shown = {tuple(row.strip("| `").split("` | ")): row for row in sizes.profiles_table().splitlines()[2:]}
+    rows = {(profile, rest.split(" | ")[0]): row for (profile, rest), row in shown.items()}
+    assert re.search(r"\d+ min \(", rows["cpu", "cifar100"])  # its study is in results/
+    assert "not yet run" in rows["paper", "cifar100"] and sizes.took("longest") in rows["smoke", "digits"]
+    assert "shared" in rows["paper", "stl10"] and "NVIDIA" not in rows["narrow", "stl10"]
     assert [sizes.duration(s) for s in (62, 313, 9000)] == ["62 s", "5 min", "2.5 h"]
 
 
@@ -47,6 +49,15 @@ def test_the_readme_says_how_much_of_the_paper_has_been_run():
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of the {cells} cells of the paper's tables, {run} have been run" in readme
     assert sizes.narrow_coverage() in readme
+
+
+def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "RESULTS", tmp_path)
+    place = {"dataset": "stl10", "model": "vgg16", "methods": "baseline", "profile": "paper"}
+    write(tmp_path, record(30, augment=False, **place))
+    assert sizes.coverage()[0] == 1
+    write(tmp_path, record(30, augment=True, **place))
+    assert sizes.coverage()[0] == 1
 
 
 def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkeypatch):

@@ -43,7 +43,16 @@ def test_what_helps_most_surely_is_advised_with_its_price(tmp_path):
     assert list(choices.word) == ["helps", "helps", "no difference seen", "hurts"]
     (sentence,) = advice.advice(choices)
     assert sentence.startswith("ResNet-18 on STL-10: use out: +1.97 points, from +1.87 to +2.06, n = 3, at 1.04 times")
+    assert "; helps too: kernel by 0.97; " in sentence  # whose time is not measured
     assert "leave out pull-push" in sentence and "no difference seen with mid" in sentence
+
+
+def test_others_that_help_are_told_with_their_price_and_a_baseline_at_another_rate_costs_nothing(tmp_path):
+    write(tmp_path, *(record(32.5 + s, seed=s, methods="baseline", lr=0.025, **PLACE) for s in range(3)))
+    choices = found(tmp_path, kernel=[30, 31, 32.1], out=[31, 32, 33.1])
+    assert dict(zip(choices.method, choices.time, strict=True))["baseline at half its rate"] == 1
+    (sentence,) = advice.advice(choices)
+    assert "; helps too: out by 1.97 at 1.04 times, baseline at half its rate by 0.50 at 1.00 times." in sentence
 
 
 def test_it_changes_when_the_records_do(tmp_path):

@@ -55,12 +55,17 @@ def profiles_table() -> str:
 
 
 def _run_took(runs: pd.DataFrame, config: RunConfig) -> str:
-    """The median of the recorded `runs` that are as large as `config`; of the chapters, the longest."""
+    """The median of the recorded `runs` that are as large as `config`; of the chapters, the longest.
+
+    Runs that had their device for themselves, where there are any.
+    """
     size = ["profile", "dataset", "epochs", "train_size", "width"]
     same = runs[(runs[size] == [getattr(config, name) for name in size]).all(axis=1)]
     if same.empty:
         return f"a chapter at most {took('longest')}" if config.profile == "smoke" else "not yet run"
-    return f"{duration(statistics.median(same.seconds))} ({', '.join(sorted(set(same.device)))})"
+    alone = same[same.at_once == 1]
+    shown, how = (same, ", shared by several runs") if alone.empty else (alone, "")
+    return f"{duration(statistics.median(shown.seconds))} ({', '.join(sorted(set(shown.device)))}{how})"
 
 
 def duration(seconds: float) -> str:
@@ -83,8 +88,8 @@ def coverage() -> tuple[int, int]:
     """Cells of the paper's tables that have a run at the paper's scale, and all of them, each counted once."""
     ledger = open_ledger(RESULTS)
     cells = pd.concat([table(name, ledger).data for name in PRINTED])
-    cells = cells.drop_duplicates(["dataset", "model", "method", "noise"])
-    return int((cells["n"] > 0).sum()), len(cells)
+    runs = cells.groupby(["dataset", "model", "method", "noise"])["n"].max()  # with or without augmentation
+    return int((runs > 0).sum()), len(runs)
 
 
 def narrow_coverage() -> str:

@@ -37,7 +37,7 @@ def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFr
             {
                 "network and data": gain.case, "method": gain.method, "n": found.n, "gain": found.mean,
                 "lower": found.lower, "upper": found.upper, "word": word(found.n, found.lower, found.upper),
-                "time": times.get((config.model, config.methods), math.nan),
+                "time": 1.0 if config.methods == "baseline" else times.get((config.model, config.methods), math.nan),
                 "memory": _memory(config.dataset, config.model, config.methods),
             }
         )  # fmt: skip
@@ -56,17 +56,25 @@ def _memory(dataset: str, model: str, methods: str) -> float:
     return held / of_baseline
 
 
+def _price(row: Mapping[str, Any], told: str = ", at {:.2f} times the time of a step") -> str:
+    return "" if math.isnan(row["time"]) else told.format(row["time"])
+
+
 def advice(found: pd.DataFrame) -> list[str]:
-    """A sentence a case, from `choices`: what to use, what to leave, and of what nothing is known."""
+    """A sentence a case, from `choices`: what to use, what helps too, what to leave, and of what nothing is known."""
     sentences = []
     for case, rows in found.groupby("network and data", sort=False):
         by_word = {name: rows[rows["word"] == name] for name in (HELPS, HURTS, OPEN, UNKNOWN)}
         parts = []
         if len(best := by_word[HELPS]):
-            top = best.iloc[0]
-            price = "" if math.isnan(top["time"]) else f", at {top['time']:.2f} times the time of a step"
+            top, *others = best.to_dict("records")
             gained = in_points(top["gain"], top["lower"], top["upper"], top["n"])
-            parts.append(f"use {top['method']}: {gained}{price}")
+            parts.append(f"use {top['method']}: {gained}{_price(top)}")
+            if others:
+                parts.append(
+                    "helps too: "
+                    + ", ".join(f"{r['method']} by {r['gain']:.2f}{_price(r, ' at {:.2f} times')}" for r in others)
+                )
         elif len(rows) > len(by_word[UNKNOWN]):
             parts.append("nothing has been shown to help: stay with the baseline")
         for name, text in ((HURTS, "leave out"), (OPEN, "no difference seen with"), (UNKNOWN, "too few runs yet of")):
