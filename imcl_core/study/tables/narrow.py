@@ -139,7 +139,7 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
         Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]), best), summary["last_mean"]),
         Cell(ours, found.mean),
         Cell((signed(printed),), printed),
-        Cell(tuple(judged.replace("little ", "little\n").replace(" (", "\n(").split("\n"))),  # narrow lines
+        Cell(tuple(textwrap.wrap(judged, 14))),  # narrow lines
     )
     figures = {"table": "narrow", "augment": config.augment, "lr": config.lr} | summary
     figures |= {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
