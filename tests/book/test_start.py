@@ -48,7 +48,7 @@ def test_the_readme_says_how_much_of_the_paper_has_been_run():
     run, cells = sizes.coverage()
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of the {cells} cells of the paper's tables, {run} have been run" in readme
-    assert sizes.narrow_coverage() in readme
+    assert f"{sizes.narrow_coverage()} {sizes.surest_gain()}" in readme
 
 
 def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path, monkeypatch):
@@ -70,6 +70,14 @@ def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkey
     assert config.name in {path.stem for path in tmp_path.glob("*.json")}
     monkeypatch.setattr(sizes, "RESULTS", tmp_path)
     assert sizes.narrow_coverage().endswith(" cells, 2 have a run and 1 have 3 seeds or more.")
+    assert sizes.surest_gain() == ""
+    place = {"dataset": "stl10", "model": "vgg16", "profile": "narrow"}
+    write(tmp_path, *(record(29.9 - s / 10, seed=s + 3, methods="kernel", **place) for s in range(3)))
+    write(tmp_path, *(record(30, seed=s + 3, methods="baseline", **place) for s in range(3)))
+    write(tmp_path, *(record(29 - s, seed=s, methods="out", **place) for s in range(3)))
+    assert sizes.surest_gain() == (
+        "Its surest gain is of out, VGG-16 on STL-10: +2.00 points, from +0.31 to +3.69, n = 3; the paper prints +3.90."
+    )
 
 
 def test_the_commands_of_the_page_exist(capsys):

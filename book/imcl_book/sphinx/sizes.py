@@ -2,7 +2,8 @@
 
 The directive `profiles` is a table of the sizes of runs. `{took}` shows what notebooks took when they last ran: one by
 its path, `longest`, or `all` of them together. `{coverage}` shows how many of the cells of the paper's tables have a
-run at the paper's scale. The directive `timm-step` says what L_kernel adds to a step of a network of timm.
+run at the paper's scale, and how far the narrow reproduction has come. The directive `timm-step` says what L_kernel
+adds to a step of a network of timm.
 """
 
 import json
@@ -21,6 +22,8 @@ from imcl_core.study.grids import grid
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import open_ledger, table
 from imcl_core.study.tables.judge import SEEDS
+from imcl_core.study.tables.narrow import gains
+from imcl_core.study.tables.write import in_points, signed
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
 
@@ -100,6 +103,16 @@ def narrow_coverage() -> str:
     return f"Of its {len(seeds)} cells, {run} have a run and {three} have {SEEDS} seeds or more."
 
 
+def surest_gain() -> str:
+    """The gain of the narrow reproduction with the highest lower bound, in a sentence; nothing where there is none."""
+    found = [g for g in gains(open_ledger(RESULTS)) if g.printed and g.verdict.n >= SEEDS]
+    if not found:
+        return ""
+    best = max(found, key=lambda gain: gain.verdict.lower)
+    told = in_points(best.verdict.mean, best.verdict.lower, best.verdict.upper, best.verdict.n)
+    return f"Its surest gain is of {best.method}, {best.case}: {told}; the paper prints {signed(best.printed)}."
+
+
 def timm_step() -> str:
     """What `benchmarks/timm_step.py` measured, in two sentences."""
     found = json.loads(TIMM_STEP.read_text(encoding="utf-8"))
@@ -141,11 +154,12 @@ class Took(SphinxRole):
 
 
 class Coverage(SphinxRole):
-    """`{coverage}`run`` or `{coverage}`all``, and `{coverage}`narrow``, a sentence."""
+    """`{coverage}`run`` or `{coverage}`all``, and two sentences: `{coverage}`narrow``, `{coverage}`surest``."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        if self.text == "narrow":
-            return [nodes.Text(narrow_coverage())], []
+        sentences = {"narrow": narrow_coverage, "surest": surest_gain}
+        if self.text in sentences:
+            return [nodes.Text(sentences[self.text]())], []
         run, cells = coverage()
         return [nodes.Text(str({"run": run, "all": cells}[self.text]))], []
 
