@@ -74,6 +74,8 @@ def search_table(ledger: Ledger) -> Table:
 
 
 def _lines(rung: Rung, told: dict[Candidate, str]) -> tuple[str, ...]:
-    """A line a candidate, the best first."""
-    errors = (f"{error:.2f}" for error in rung.errors)
-    return tuple(f"{told[c]}: {error}" for c, error in zip(rung.candidates, errors, strict=True))
+    """What was tried, then a line a candidate, the best first: its values, and the error."""
+    settings = {c: dict(part.split("=") for part in told[c].split(", ")) for c in rung.candidates}
+    tried = zip(settings.values(), rung.errors, strict=True)
+    names = ", ".join(next(iter(settings.values())))
+    return (names, *(f"{', '.join(values.values())}: {error:.2f}" for values, error in tried))
