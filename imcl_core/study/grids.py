@@ -263,8 +263,8 @@ def _memory(profile: str, seeds: int) -> list[RunConfig]:
 def _queue(profile: str, seeds: int) -> list[RunConfig]:
     """Everything for a scarce GPU, the most wanted first.
 
-    STL-10 without augmentation, which is how its baselines come near the paper's; a column of two with it; then both
-    data sets' columns, Table III, more seeds, label noise, CIFAR-10.
+    STL-10 without augmentation, where its baselines come near the paper's; with it the baseline and pull-push; then
+    both data sets' columns, Table III, more seeds, label noise, CIFAR-10.
     """
     both, networks = ("stl10", "cifar100"), ("resnet18", "vgg16")
     plain, usual = (

@@ -51,7 +51,8 @@ def train(
     seconds or more after the last one written, and where the run is interrupted; at the end `<name>.json`, the record,
     `<name>.network.pt`, the network's weights, and `<name>.npz`, small arrays of it. A run resumes from its checkpoint
     and gives the same record; a finished one is not trained again, unless its `Collaboration` is asked for. On a CPU
-    the record depends on the configuration and the number of threads alone; so it does on a GPU in `narrow`.
+    the record depends on the configuration and the number of threads alone; on a GPU a run of `narrow` gives the same
+    digits each time.
 
     Where a method has a teacher, a baseline, that is taken from `out`, or trained first: `config.teacher`.
     `after_epoch` is called with the `Run` at the end of every epoch that is trained here: to look, not to change.

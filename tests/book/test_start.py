@@ -11,6 +11,7 @@ from made_records import record, write
 
 from imcl_core import cli
 from imcl_core.errors import ImclError
+from imcl_core.study.tables import coverage, open_ledger
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
 
@@ -45,7 +46,7 @@ def test_a_notebook_without_a_recorded_run_is_named():
 
 
 def test_the_readme_says_how_much_of_the_paper_has_been_run():
-    run, cells = sizes.coverage()
+    run, cells = coverage(open_ledger(sizes.RESULTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of the {cells} cells of the paper's tables, {run} have been run" in readme
     assert f"{sizes.narrow_coverage()} {sizes.surest_gain()}" in readme
@@ -55,9 +56,9 @@ def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path,
     monkeypatch.setattr(sizes, "RESULTS", tmp_path)
     place = {"dataset": "stl10", "model": "vgg16", "methods": "baseline", "profile": "paper"}
     write(tmp_path, record(30, augment=False, **place))
-    assert sizes.coverage()[0] == 1
+    assert coverage(open_ledger(sizes.RESULTS))[0] == 1
     write(tmp_path, record(30, augment=True, **place))
-    assert sizes.coverage()[0] == 1
+    assert coverage(open_ledger(sizes.RESULTS))[0] == 1
 
 
 def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequenc
         axis.set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
         axis.set_yticklabels([name.replace("+", " + ") for name in methods])
     axes[-1, 0].set_xlabel("gain over the baseline (points of test error)")
-    legend_above(figure, axes[0, 0], columns=min(3, 2 + len(shown) % 2))
+    legend_above(figure, axes[0, 0], columns=2 if len(shown) == 4 else 3)
     return figure
 
 

@@ -20,7 +20,7 @@ from imcl_book.sphinx.pages import RESULTS, ROOT, executions
 from imcl_core.errors import ImclError, nearest
 from imcl_core.study.grids import grid
 from imcl_core.study.ledger import read
-from imcl_core.study.tables import open_ledger, table
+from imcl_core.study.tables import coverage, open_ledger, table
 from imcl_core.study.tables.judge import SEEDS
 from imcl_core.study.tables.narrow import gains
 from imcl_core.study.tables.write import in_points, signed
@@ -29,7 +29,6 @@ from imcl_core.training.recipes import PROFILES
 
 logger = logging.getLogger(__name__)
 TIMM_STEP = ROOT / "benchmarks" / "timm_step.json"
-PRINTED = ("table-1", "table-2", "table-3", "figure-2")
 SHOWN = {  # the data sets on which each profile is shown
     "smoke": ["digits"],
     "cpu": ["cifar100"],
@@ -85,14 +84,6 @@ def took(what: str) -> str:
     if what not in totals | seconds:
         raise ImclError(f"No run of {what!r} is recorded.{nearest(what, seconds)}")
     return duration((totals | seconds)[what])
-
-
-def coverage() -> tuple[int, int]:
-    """Cells of the paper's tables that have a run at the paper's scale, and all of them, each counted once."""
-    ledger = open_ledger(RESULTS)
-    cells = pd.concat([table(name, ledger).data for name in PRINTED])
-    runs = cells.groupby(["dataset", "model", "method", "noise"])["n"].max()  # with or without augmentation
-    return int((runs > 0).sum()), len(runs)
 
 
 def narrow_coverage() -> str:
@@ -160,7 +151,7 @@ class Coverage(SphinxRole):
         sentences = {"narrow": narrow_coverage, "surest": surest_gain}
         if self.text in sentences:
             return [nodes.Text(sentences[self.text]())], []
-        run, cells = coverage()
+        run, cells = coverage(open_ledger(RESULTS))
         return [nodes.Text(str({"run": run, "all": cells}[self.text]))], []
 
 

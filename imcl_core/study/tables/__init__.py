@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from imcl_core.errors import ImclError, check_choice
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.decisions import decisions_table
@@ -23,12 +25,23 @@ TABLES: dict[str, Callable[[Ledger], Table]] = {
     "neighbours": neighbours_table,
     "search": search_table,
 }
+PRINTED = ("table-1", "table-2", "table-3", "figure-2")  # with numbers of the paper
 
 
 def table(name: str, ledger: Ledger) -> Table:
     """A table of `TABLES` from the records of a ledger."""
     check_choice("table", name, TABLES)
     return TABLES[name](ledger)
+
+
+def coverage(ledger: Ledger) -> tuple[int, int]:
+    """Cells of the paper's tables that have a run at its scale, and all of them, each counted once.
+
+    A cell that has a line with and one without augmentation is one: the paper prints one number.
+    """
+    cells = pd.concat([table(name, ledger).data for name in PRINTED])
+    runs = cells.groupby(["dataset", "model", "method", "noise"])["n"].max()
+    return int((runs > 0).sum()), len(runs)
 
 
 def open_ledger(folder: str | Path) -> Ledger:
