@@ -1,8 +1,10 @@
 """What each method adds to a training step on one core: CPU time of its step over the baseline's.
 
 Narrow networks (a quarter of the width), images of 32×32, ten classes, batches of 128, one thread, channels last, in
-float32 and under autocast to bfloat16. Turns are taken in one process: every method's step right after one of the
-baseline. Ratios are medians of such pairs; other processes on the machine take part in neither.
+float32 and under autocast to bfloat16. Turns are taken in one process: every method's steps right beside those of the
+baseline, before them in one turn and behind them in the next, and the first step of each is not counted: in training a
+step comes after one of its own kind, whose memory it takes over. Ratios are medians of such pairs; other processes on
+the machine take part in neither.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import torch
 from imcl_core import Collaboration
 from imcl_core.networks import build
 from imcl_core.study.grids import BEST, SINGLES
+from imcl_core.training.machine import kept_memory
 
 NEIGHBOURS = (
     "label-smoothing",
@@ -53,19 +56,27 @@ def step_of(methods: str, model: str, half: bool) -> Callable[[], None]:
     return step
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Of CPU time, of this process alone."""
-    began = time.process_time()
+def seconds(step: Callable[[], None], counted: int = 2) -> float:
+    """Of CPU time, of this process alone, for a step behind one of its own kind."""
     step()
-    return time.process_time() - began
+    began = time.process_time()
+    for _ in range(counted):
+        step()
+    return (time.process_time() - began) / counted
+
+
+def pair(turn: int, baseline: Callable[[], None], step: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of both; which of them comes first changes from turn to turn."""
+    order = (baseline, step) if turn % 2 else (step, baseline)
+    took = {which: seconds(which) for which in order}
+    return took[baseline], took[step]
 
 
 def measure(model: str, half: bool, turns: int) -> dict:
     """Milliseconds of the baseline's step, and every method's over it."""
     steps = {methods: step_of(methods, model, half) for methods in METHODS}
-    for step in steps.values():
-        step(), step()
-    pairs = [{m: (seconds(steps["baseline"]), seconds(steps[m])) for m in METHODS[1:]} for _ in range(turns)]
+    with kept_memory(torch.device("cpu")):  # as a run has it
+        pairs = [{m: pair(turn, steps["baseline"], steps[m]) for m in METHODS[1:]} for turn in range(turns)]
     over = {m: round(median(turn[m][1] / turn[m][0] for turn in pairs), 3) for m in METHODS[1:]}
     return {
         "model": model,

@@ -58,7 +58,8 @@ class LocalClassifier(nn.Module):
         self.linear = nn.Linear(self.conv.out_channels * self.size[0] * self.size[1], num_classes)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.linear(F.relu(self.conv(_max_pooled(h, self.size))).flatten(1))
+        # Flattened before ReLU, whose gradient then comes in the order of what it is the gradient of.
+        return self.linear(F.relu(self.conv(_max_pooled(h, self.size)).flatten(1)))
 
 
 def _max_pooled(h: Tensor, size: tuple[int, int]) -> Tensor:

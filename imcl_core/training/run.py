@@ -26,7 +26,7 @@ from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import Files, tell
-from imcl_core.training.machine import choose_device, environment, forget_peak, peak_memory, processes
+from imcl_core.training.machine import choose_device, environment, forget_peak, kept_memory, peak_memory, processes
 from imcl_core.training.record import Record, finished_record, write_record
 from imcl_core.training.sheets import NewerRecord
 from imcl_core.training.step import make_step
@@ -102,7 +102,7 @@ def _trained(
     )
     check_data(config, data)
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files):
+    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files), kept_memory(device):
         run = Run(config, data, device)
         if teacher:
             run.collaboration.teacher.load_state_dict(teacher)

@@ -1,5 +1,7 @@
 """The machine of a run: which device, whose random numbers, how much memory."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -38,6 +40,34 @@ def test_a_small_peak_after_a_large_one_is_small():
         pytest.skip("this system does not tell a process's peak")
     assert megabytes[0] > 150
     assert megabytes[1] < 50
+
+
+def test_a_step_takes_over_the_memory_of_the_step_before():
+    resource = pytest.importorskip("resource")
+
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            maps = [torch.zeros(6 << 18) for _ in range(40)]
+            del maps
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    taken_away = new_pages()
+    with machine.kept_memory(CPU):
+        new_pages()
+        kept = new_pages()
+        held = _megabytes_held()
+    if not taken_away or not held:
+        pytest.skip("this system keeps memory by itself, or does not count pages")
+    assert kept < taken_away / 10
+    assert _megabytes_held() < held - 150  # 240 of them
+
+
+def _megabytes_held() -> int:
+    try:
+        return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) >> 10
+    except OSError:
+        return 0
 
 
 def test_an_evaluation_on_a_gpu_is_bounded_by_pixels():
