@@ -15,7 +15,7 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSupervisionSettings(OnLayers):
-    deep_weight: float = setting(0.3, "weight of each auxiliary classifier", least=0, most=10**6)
+    deep_weight: float = setting(0.5, "weight of each auxiliary classifier", least=0, most=10**6)
     deep_decay: bool = setting(True, "let this weight fall linearly to 0")
 
 

@@ -13,7 +13,7 @@ from imcl_core.settings import Settings, setting
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothingSettings(Settings):
     smoothing_epsilon: float = setting(
-        0.1, "portion of a label's probability that all classes share, ε of label smoothing", least=0, most=1
+        0.25, "portion of a label's probability that all classes share, ε of label smoothing", least=0, most=1
     )
 
 

@@ -171,7 +171,7 @@ def _weights(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
-STRENGTHS = {  # of every method alone, from weak to strong with the default among them: what the comparison may choose
+STRENGTHS = {  # of every method alone, from weak to strong: what the comparison may choose
     "out": [{"out_alpha": a} for a in (0.75, 0.5, 0.25)],
     "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
     "pull-push": [{"pp_pull": (0.1 * w, w), "pp_push": (0.1 * w, 0.0)} for w in (0.3, 1.0, 3.0)],
@@ -202,7 +202,7 @@ TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which 
     "predsim": {"predsim_weight": 3.0},
     "hsic": {"hsic_weight": 1e-3},
     "kd": {"kd_alpha": 0.25},
-    "label-smoothing": {"smoothing_epsilon": 0.1},  # the default: no trial has been run
+    "label-smoothing": {"smoothing_epsilon": 0.1},  # as printed: no trial has been run
     "r-drop": {"rdrop_alpha": 0.6},  # likewise
 }
 

@@ -105,7 +105,11 @@ def test_the_lowest_error_of_the_trials_is_chosen_and_a_tie_goes_to_the_default(
 
 def test_each_method_is_tried_at_three_strengths_with_its_default_of_then_among_them():
     assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *(term.name for term in NEIGHBOURS)}
-    then = {"pull-push": {"pp_push": (0.1, 0.0)}}  # the search that took the push away came later
+    then = {  # the search that took the push away came later, and that of the others
+        "pull-push": {"pp_push": (0.1, 0.0)},
+        "deep-supervision": {"deep_weight": 0.3},
+        "label-smoothing": {"smoothing_epsilon": 0.1},
+    }
     for method, strengths in grids.STRENGTHS.items():
         runs = [RunConfig(methods=method, **strength) for strength in strengths]
         assert len({run.key for run in runs}) == 3 and RunConfig(methods=method, **then.get(method, {})) in runs
