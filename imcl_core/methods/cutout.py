@@ -12,7 +12,7 @@ from imcl_core.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class CutoutSettings(Settings):
-    cutout_size: int = setting(8, "side of the square, pixels", least=1, most=1 << 20)
+    cutout_size: int = setting(2, "side of the square, pixels", least=1, most=1 << 20)
 
 
 class Cutout(Term):

@@ -107,6 +107,7 @@ def test_each_method_is_tried_at_three_strengths_with_its_default_of_then_among_
     assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *(term.name for term in NEIGHBOURS)}
     then = {  # the search that took the push away came later, and that of the others
         "pull-push": {"pp_push": (0.1, 0.0)},
+        "cutout": {"cutout_size": 8},
         "deep-supervision": {"deep_weight": 0.3},
         "label-smoothing": {"smoothing_epsilon": 0.1},
     }
