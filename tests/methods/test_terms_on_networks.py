@@ -58,7 +58,8 @@ def test_features_that_the_network_changes_in_place_are_read_before():
         head_of(collaboration, "deep-supervision", "conv1")(collaboration.network.conv1(images)),
         torch.tensor([0, 1, 2, 0]),
     )
-    assert collaboration.terms["deep-supervision/conv1"].item() == pytest.approx(0.3 * expected.item())
+    weight = collaboration.settings.deep_weight
+    assert collaboration.terms["deep-supervision/conv1"].item() == pytest.approx(weight * expected.item())
 
 
 @pytest.mark.parametrize("methods", ["predsim", "hsic"])
