@@ -55,7 +55,7 @@ def search_table(ledger: Ledger) -> Table:
         lines = [_lines(rung, told) for rung in found[methods]]
         runs = tuple(run for candidate in candidates for config in candidate for run in ledger.runs(config))
         parts = [Cell(lines[i] if i < len(lines) else ("none yet",)) for i in range(2)]
-        rows.append((Cell((method_name(methods),)), *parts, Cell(tuple(winner.split(", "))), Cell((), None, runs)))
+        rows.append((Cell((method_name(methods),)), *parts, Cell((_values(winner),)), Cell((), None, runs)))
         for rung in found[methods]:
             for candidate, error in zip(rung.candidates, rung.errors, strict=True):
                 line = {"method": methods, "epochs": rung.epochs, "strength": told[candidate], "error": error}
@@ -75,7 +75,11 @@ def search_table(ledger: Ledger) -> Table:
 
 def _lines(rung: Rung, told: dict[Candidate, str]) -> tuple[str, ...]:
     """What was tried, then a line a candidate, the best first: its values, and the error."""
-    settings = {c: dict(part.split("=") for part in told[c].split(", ")) for c in rung.candidates}
-    tried = zip(settings.values(), rung.errors, strict=True)
-    names = ", ".join(next(iter(settings.values())))
-    return (names, *(f"{', '.join(values.values())}: {error:.2f}" for values, error in tried))
+    tried = [told[candidate] for candidate in rung.candidates]
+    names = ", ".join(part.split("=")[0] for part in tried[0].split(", "))
+    return (names, *(f"{_values(each)}: {error:.2f}" for each, error in zip(tried, rung.errors, strict=True)))
+
+
+def _values(told: str) -> str:
+    """The values of `name=value, …`; what names none as it is."""
+    return ", ".join(part.split("=")[-1] for part in told.split(", "))
