@@ -68,16 +68,16 @@ def search_table(ledger: Ledger) -> Table:
         "full length, with a schedule in proportion; the lowest error there is chosen and is the default. Test images "
         "have no part in it."
     )
-    columns = ("method", "nine strengths, short runs", "the best three, full length", "chosen", "records")
+    columns = ("method", "all, in short runs", "the best, longer", "chosen", "records")
     frame = pd.DataFrame(data, columns=("table", *shown))
     return Table("search", "The search for weights", note, columns, tuple(rows), frame, shown)
 
 
 def _lines(rung: Rung, told: dict[Candidate, str]) -> tuple[str, ...]:
-    """What was tried, then a line a candidate, the best first: its values, and the error."""
+    """A line a setting that was tried, then a line a candidate, the best first: its values, and the error."""
     tried = [told[candidate] for candidate in rung.candidates]
-    names = ", ".join(part.split("=")[0] for part in tried[0].split(", "))
-    return (names, *(f"{_values(each)}: {error:.2f}" for each, error in zip(tried, rung.errors, strict=True)))
+    names = [part.split("=")[0] for part in tried[0].split(", ")]
+    return (*names, *(f"{_values(each)}: {error:.2f}" for each, error in zip(tried, rung.errors, strict=True)))
 
 
 def _values(told: str) -> str:
