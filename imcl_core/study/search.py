@@ -69,7 +69,7 @@ def _ranked(
     candidates: Sequence[Candidate], epochs: int, train: Callable[[list[RunConfig]], Mapping[str, float]]
 ) -> tuple[list[Candidate], list[float]]:
     """The candidates by their error after so many epochs."""
-    short = {c: [_shortened(run, epochs) for run in c] for c in candidates}
+    short = {c: [shortened(run, epochs) for run in c] for c in candidates}
     errors = train([run for runs in short.values() for run in runs])
     for run in (run for runs in short.values() for run in runs if run.name not in errors):
         raise NoRecord(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
@@ -78,7 +78,7 @@ def _ranked(
     return ranked, [error[c] for c in ranked]
 
 
-def _shortened(run: RunConfig, epochs: int) -> RunConfig:
+def shortened(run: RunConfig, epochs: int) -> RunConfig:
     """The run in so many epochs, its milestones in proportion."""
     milestones = tuple(round(m * epochs / run.epochs) for m in run.milestones)
     return dataclasses.replace(run, epochs=epochs, milestones=milestones)

@@ -39,6 +39,7 @@ def test_the_strength_with_the_lowest_error_on_both_networks_is_chosen(tmp_path)
     assert search.chosen(Ledger(tmp_path)) == {"kernel": candidates[3]}
     shown = table("search", Ledger(tmp_path))
     assert [len(row[i].lines) for row in shown.rows for i in (1, 2)] == [1 + 9, 1 + 3]  # below the name of the setting
+    assert len(shown.rows[0][4].runs) == 2 * (9 + 3)
     assert shown.rows[0][3].lines == ("0.03",)  # the setting is named beside it
     found = shown.data.set_index(["epochs", "strength"]).error
     assert found[10, "kernel_weight=0.03"] == 39.5 and found[30, "kernel_weight=0.03"] == 37.5

@@ -6,7 +6,7 @@ import pandas as pd
 
 from imcl_core.study.grids import grid
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.search import Candidate, NoRecord, Rung, apart, candidates_of, halve
+from imcl_core.study.search import Candidate, NoRecord, Rung, apart, candidates_of, halve, shortened
 from imcl_core.study.tables.write import Cell, Table, method_name
 from imcl_core.training.config import RunConfig
 
@@ -53,7 +53,8 @@ def search_table(ledger: Ledger) -> Table:
             continue
         winner = told[winners[methods]] if methods in winners else "not at its end yet"
         lines = [_lines(rung, told) for rung in found[methods]]
-        runs = tuple(run for candidate in candidates for config in candidate for run in ledger.runs(config))
+        trials = [shortened(c, rung.epochs) for rung in found[methods] for part in rung.candidates for c in part]
+        runs = tuple(run for config in trials for run in ledger.runs(config))
         parts = [Cell(lines[i] if i < len(lines) else ("none yet",)) for i in range(2)]
         rows.append((Cell((method_name(methods),)), *parts, Cell((_values(winner),)), Cell((), None, runs)))
         for rung in found[methods]:
