@@ -40,6 +40,7 @@ def test_the_strength_with_the_lowest_error_on_both_networks_is_chosen(tmp_path)
     shown = table("search", Ledger(tmp_path))
     assert [len(row[i].lines) for row in shown.rows for i in (1, 2)] == [1 + 9, 1 + 3]  # below the name of the setting
     assert len(shown.rows[0][4].runs) == 2 * (9 + 3)
+    assert shown.rows[0][4].links[-1].endswith("epochs") and "VGG-16, 0.03, 30 epochs" in shown.rows[0][4].links
     assert shown.rows[0][3].lines == ("0.03",)  # the setting is named beside it
     found = shown.data.set_index(["epochs", "strength"]).error
     assert found[10, "kernel_weight=0.03"] == 39.5 and found[30, "kernel_weight=0.03"] == 37.5

@@ -7,7 +7,7 @@ import pandas as pd
 from imcl_core.study.grids import grid
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.search import Candidate, NoRecord, Rung, apart, candidates_of, halve, shortened
-from imcl_core.study.tables.write import Cell, Table, method_name
+from imcl_core.study.tables.write import NAMES, Cell, Table, method_name
 from imcl_core.training.config import RunConfig
 
 
@@ -53,10 +53,10 @@ def search_table(ledger: Ledger) -> Table:
             continue
         winner = told[winners[methods]] if methods in winners else "not at its end yet"
         lines = [_lines(rung, told) for rung in found[methods]]
-        trials = [shortened(c, rung.epochs) for rung in found[methods] for part in rung.candidates for c in part]
-        runs = tuple(run for config in trials for run in ledger.runs(config))
         parts = [Cell(lines[i] if i < len(lines) else ("none yet",)) for i in range(2)]
-        rows.append((Cell((method_name(methods),)), *parts, Cell((_values(winner),)), Cell((), None, runs)))
+        rows.append(
+            (Cell((method_name(methods),)), *parts, Cell((_values(winner),)), _records(found[methods], told, ledger))
+        )
         for rung in found[methods]:
             for candidate, error in zip(rung.candidates, rung.errors, strict=True):
                 line = {"method": methods, "epochs": rung.epochs, "strength": told[candidate], "error": error}
@@ -72,6 +72,18 @@ def search_table(ledger: Ledger) -> Table:
     columns = ("method", "all, in short runs", "the best, longer", "chosen", "records")
     frame = pd.DataFrame(data, columns=("table", *shown))
     return Table("search", "The search for weights", note, columns, tuple(rows), frame, shown)
+
+
+def _records(rungs: list[Rung], told: dict[Candidate, str], ledger: Ledger) -> Cell:
+    """A link to the record of every trial."""
+    trials = [(candidate, shortened(run, r.epochs)) for r in rungs for candidate in r.candidates for run in candidate]
+    found = [
+        (f"{NAMES[run.model]}, {_values(told[candidate])}, {run.epochs} epochs", record)
+        for candidate, run in trials
+        for record in ledger.runs(run)
+    ]
+    names, records = zip(*found, strict=True)
+    return Cell((), None, records, "narrow", names)
 
 
 def _lines(rung: Rung, told: dict[Candidate, str]) -> tuple[str, ...]:
