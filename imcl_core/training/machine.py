@@ -113,8 +113,8 @@ _MAPPED_FROM, _TRIMMED_FROM, _LARGEST = -3, -1, 1 << 25  # as mallopt(3) calls t
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Where glibc gives a CPU its memory, lets it keep what is freed in here, for the next step; given back at the end.
 
-    Else the system takes feature maps back and makes their pages anew in every step: 2 to 5 % of its time. Maps of more
-    than 32 MB are none that it would keep. At the end its thresholds are those that it comes to by itself.
+    Else the system takes feature maps back and makes their pages anew in every step: up to 5 % of its time. Maps of
+    more than 32 MB are none that it would keep. At the end its thresholds are those that it comes to by itself.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" and device.type == "cpu" else None
     if not hasattr(library, "mallopt"):
