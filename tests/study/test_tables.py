@@ -319,6 +319,17 @@ def test_a_gain_is_told_in_a_sentence_with_its_bounds_and_the_verdict(tmp_path):
     )
 
 
+def test_the_reproduction_counts_the_cells_it_set_out_to_run_whatever_else_has_records(tmp_path):
+    place = {"dataset": "stl10", "profile": "narrow", "model": "vgg16"}
+    write(tmp_path, *(record(30, seed=s, methods="baseline", **place) for s in range(3)), record(29, **place))
+    sentence = "Of its 87 cells, 2 have a run and 1 have 3 seeds or more."
+    assert narrow.reached(Ledger(tmp_path)) == sentence
+    write(tmp_path, record(29, methods="cutout", **place))  # a neighbour, and a trial of the search for weights
+    write(tmp_path, record(40, methods="kernel", model="vgg16", profile="narrow", **grids.SEARCH))
+    table = tables.table("narrow", Ledger(tmp_path))
+    assert sentence in table.note and len(table.rows) == 3
+
+
 def test_an_empty_reproduction_is_a_table_too(tmp_path):
     table = tables.table("narrow", Ledger(tmp_path))
     assert "no run yet" in str(table)

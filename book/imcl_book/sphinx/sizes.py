@@ -18,11 +18,10 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from imcl_book.sphinx.pages import RESULTS, ROOT, executions
 from imcl_core.errors import ImclError, nearest
-from imcl_core.study.grids import grid
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import coverage, open_ledger, table
 from imcl_core.study.tables.judge import SEEDS
-from imcl_core.study.tables.narrow import gains
+from imcl_core.study.tables.narrow import gains, reached
 from imcl_core.study.tables.write import in_points, signed
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
@@ -88,10 +87,7 @@ def took(what: str) -> str:
 
 def narrow_coverage() -> str:
     """How far the narrow reproduction has come, in a sentence."""
-    ledger = open_ledger(RESULTS)
-    seeds = [len(ledger.runs(config)) for config in grid("narrow", "narrow")]
-    run, three = sum(n > 0 for n in seeds), sum(n >= SEEDS for n in seeds)
-    return f"Of its {len(seeds)} cells, {run} have a run and {three} have {SEEDS} seeds or more."
+    return reached(open_ledger(RESULTS))
 
 
 def surest_gain() -> str:

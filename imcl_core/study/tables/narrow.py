@@ -43,10 +43,16 @@ class Gain:
 
 
 def reproduced(ledger: Ledger) -> list[RunConfig]:
-    """The runs of the grid `narrow` in its order, then what else has records there with default settings."""
-    listed = grid(PROFILE, PROFILE, 1)
-    known = {config.key for config in listed}
-    return [*listed, *(config for config in ledger.cells(PROFILE) if config.key not in known)]
+    """What has records of the grid `narrow`, in its order, then of anything else there with default settings."""
+    cells = {config.key: config for config in (*grid(PROFILE, PROFILE), *ledger.cells(PROFILE))}
+    return [config for config in cells.values() if ledger.runs(config)]
+
+
+def reached(ledger: Ledger) -> str:
+    """How far the grid `narrow` has come, in a sentence."""
+    seeds = [len(ledger.runs(config)) for config in grid(PROFILE, PROFILE)]
+    run, enough = sum(n > 0 for n in seeds), sum(n >= SEEDS for n in seeds)
+    return f"Of its {len(seeds)} cells, {run} have a run and {enough} have {SEEDS} seeds or more."
 
 
 def gains(ledger: Ledger) -> Iterator[Gain]:
@@ -54,7 +60,7 @@ def gains(ledger: Ledger) -> Iterator[Gain]:
     for config in reproduced(ledger):
         same = {name: getattr(config, name) for name in ("dataset", "model", "noise", "augment", "profile")}
         baseline = RunConfig(**same)
-        if config.key != baseline.key and ledger.runs(config):
+        if config.key != baseline.key:
             printed = _printed(config)
             found = verdict(((1, baseline), (-1, config)), printed or 0.0, ledger)
             yield Gain(config, baseline, printed, gained(config, baseline, ledger), found)
@@ -104,16 +110,15 @@ def case_of(config: RunConfig) -> str:
 
 def narrow_table(ledger: Ledger) -> Table:
     """The runs in `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
-    known, cells = {gain.config.key: gain for gain in gains(ledger)}, reproduced(ledger)
-    shown = [(config, runs, known.get(config.key)) for config in cells if (runs := ledger.runs(config))]
-    rows, data = zip(*(_row(*each) for each in shown), strict=True) if shown else ((), ())
+    known, shown = {gain.config.key: gain for gain in gains(ledger)}, reproduced(ledger)
+    lines = [_row(config, ledger.runs(config), known.get(config.key)) for config in shown]
+    rows, data = zip(*lines, strict=True) if lines else ((), ())
     note = (
         "The paper's recipe on networks of a quarter of its width, trained to the end: not its scale. "
-        f"{len(rows)} of {len(cells)} cells have a run, {sum(len(runs) >= SEEDS for _, runs, _ in shown)} have {SEEDS} "
-        "seeds or more. Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch of "
-        "those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that above "
-        "zero is better; below, the bounds of its mean, each one-sided at 95 %. The verdict is that of the test of the "
-        "ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
+        f"{reached(ledger)} Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch "
+        "of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that "
+        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. The verdict is that of the test "
+        "of the ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
     )
     columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
     text = (
