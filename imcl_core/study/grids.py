@@ -3,9 +3,10 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from imcl_core.errors import check_choice
-from imcl_core.methods import TERMS
+from imcl_core.methods import NEIGHBOURS, TERMS
 from imcl_core.training.config import RunConfig
 
 SINGLES = ("out", "mid", "pull-push", "kernel")
@@ -171,66 +172,6 @@ def _weights(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
-STRENGTHS = {  # of every method alone, from weak to strong: what the comparison may choose
-    "out": [{"out_alpha": a} for a in (0.75, 0.5, 0.25)],
-    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
-    "pull-push": [{"pp_pull": (0.1 * w, w), "pp_push": (0.1 * w, 0.0)} for w in (0.3, 1.0, 3.0)],
-    "kernel": [{"kernel_weight": w} for w in (0.003, 0.01, 0.03)],
-    "spatial-dropout": [{"spatial_rate": p} for p in (0.03, 0.1, 0.2)],
-    "dropblock": [{"dropblock_rate": p} for p in (0.03, 0.1, 0.2)],
-    "cutout": [{"cutout_size": side} for side in (4, 8, 16)],
-    "decov": [{"decov_weight": w} for w in (0.03, 0.1, 0.3)],
-    "deep-supervision": [{"deep_weight": w} for w in (0.1, 0.3, 1.0)],
-    "predsim": [{"predsim_weight": w} for w in (0.3, 1.0, 3.0)],
-    "hsic": [{"hsic_weight": w} for w in (3e-4, 1e-3, 3e-3)],
-    "kd": [{"kd_alpha": a} for a in (0.25, 0.5, 0.75)],
-    "label-smoothing": [{"smoothing_epsilon": e} for e in (0.05, 0.1, 0.2)],
-    "r-drop": [{"rdrop_alpha": a} for a in (0.3, 0.6, 1.0)],
-}
-COMPARISON = {"dataset": "cifar100", "model": "resnet18", "predsim_pool": "square"}  # as its records were made
-TRIAL = {"epochs": 3, "train_size": 12_000, "validation": True}  # on held-out images, one seed: the same for all
-TUNED: dict[str, dict] = {  # the strength of each that the trials chose, which `search.chosen` reads off the records
-    "out": {"out_alpha": 0.75},
-    "mid": {"mid_alpha": 0.0125, "mid_beta": 0.0125},
-    "pull-push": {"pp_pull": (0.1 * 3.0, 3.0), "pp_push": (0.1 * 3.0, 0.0)},
-    "kernel": {"kernel_weight": 0.03},
-    "spatial-dropout": {"spatial_rate": 0.03},
-    "dropblock": {"dropblock_rate": 0.1},
-    "cutout": {"cutout_size": 4},
-    "decov": {"decov_weight": 0.03},
-    "deep-supervision": {"deep_weight": 0.3},
-    "predsim": {"predsim_weight": 3.0},
-    "hsic": {"hsic_weight": 1e-3},
-    "kd": {"kd_alpha": 0.25},
-    "label-smoothing": {"smoothing_epsilon": 0.1},  # as printed: no trial has been run
-    "r-drop": {"rdrop_alpha": 0.6},  # likewise
-}
-
-
-def trial(methods: str, strength: dict, profile: str, seed: int = 0) -> RunConfig:
-    """The short run on held-out images that judges one strength."""
-    return RunConfig(methods=methods, seed=seed, profile=profile, **COMPARISON, **TRIAL, **strength)
-
-
-def _neighbour_weights(profile: str, seeds: int) -> list[RunConfig]:
-    """Three strengths of every method in short runs on held-out images, the baseline beside them."""
-    return [
-        trial(method, strength, profile, s)
-        for s in range(seeds)
-        for method, strengths in {"baseline": [{}], **STRENGTHS}.items()
-        for strength in strengths
-    ]
-
-
-def _neighbours(profile: str, seeds: int) -> list[RunConfig]:
-    """The baseline and every method at its chosen strength, on the data set's own split."""
-    return [
-        RunConfig(methods=method, seed=s, profile=profile, **COMPARISON, **strength)
-        for s in range(seeds)
-        for method, strength in {"baseline": {}, **TUNED}.items()
-    ]
-
-
 SEARCH = {  # STL-10's recipe in fewer epochs, on CIFAR-10's training images; its test images have no part
     "dataset": "cifar10", "validation": True, "held_out": 10_000, "train_size": 5_000,
     "epochs": 30, "lr": 0.05, "milestones": (9, 18, 27), "evaluate_every": 0,
@@ -250,6 +191,23 @@ def _search(profile: str, seeds: int) -> list[RunConfig]:
         for methods, tried in strengths.items()
         for model in ("resnet18", "vgg16")
         for strength in tried
+    ]
+
+
+def as_judged(methods: str, model: str, profile: str = "narrow", **settings: Any) -> RunConfig:
+    """A method at its default strength, and at full length, on the images that the search trains on and judges by."""
+    return RunConfig(model=model, methods=methods, profile=profile, **SEARCH | settings)
+
+
+COMPARED = ("baseline", *SINGLES, *(term.name for term in NEIGHBOURS))
+
+
+def _neighbours(profile: str, seeds: int) -> list[RunConfig]:
+    """The four and their neighbours at their default strengths: on held-out images, then on STL-10's test images."""
+    networks = ("resnet18", "vgg16")
+    return [
+        *(as_judged(methods, model, profile) for methods in COMPARED for model in networks),
+        *_runs(profile, seeds, datasets=("stl10",), models=networks, methods=COMPARED),
     ]
 
 
@@ -284,7 +242,7 @@ def _queue(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
-BEYOND = ("search", "neighbour-weights", "neighbours", "narrow")  # tables of the book that are none of the paper's
+BEYOND = ("search", "neighbours", "narrow")  # tables of the book that are none of the paper's
 
 GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "table-1": _table_1,
@@ -295,7 +253,6 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "before": _before,
     "decisions": _decisions,
     "weights": _weights,
-    "neighbour-weights": _neighbour_weights,
     "neighbours": _neighbours,
     "study": _study,
     "narrow": _narrow,

@@ -2,13 +2,11 @@
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imcl_core.errors import ImclError
-from imcl_core.study.grids import STRENGTHS, trial
 from imcl_core.training.config import RunConfig
-from imcl_core.training.record import Record
 
 Candidate = tuple[RunConfig, ...]  # the same settings, one network and one seed after the other
 
@@ -109,21 +107,3 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return "…".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def chosen(records: Iterable[Record], profile: str = "cpu") -> dict[str, dict]:
-    """The strength of every method of `grids.STRENGTHS` with the lowest error at the end of its trial.
-
-    A tie goes to the default, then to the weaker. A method is left out until each of its strengths has a record.
-    """
-    errors, found = {record.config.name: record.last_error for record in records}, {}
-    for method, strengths in STRENGTHS.items():
-        names = [trial(method, strength, profile).name for strength in strengths]
-        if all(name in errors for name in names):
-            tried = zip(strengths, names, strict=True)
-            found[method] = min(tried, key=lambda pair: (errors[pair[1]], not _is_default(method, pair[0])))[0]
-    return found
-
-
-def _is_default(method: str, strength: dict) -> bool:
-    return RunConfig(methods=method, **strength) == RunConfig(methods=method)

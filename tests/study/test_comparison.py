@@ -1,8 +1,7 @@
-"""The comparison with neighbours: its table, the strengths that trials chose, and what its chapter reads off."""
+"""The comparison with neighbours: its runs, its table, and what its chapter reads off."""
 
 import ast
 import contextlib
-import dataclasses
 import io
 import re
 from pathlib import Path
@@ -12,115 +11,106 @@ import pytest
 from made_records import RUN, change, record, write
 
 from imcl_core import Record, RunConfig
-from imcl_core.methods import NEIGHBOURS
-from imcl_core.study import grids, ledger, search, tables
+from imcl_core.methods import NEIGHBOURS, TERMS
+from imcl_core.study import grids, tables
 from imcl_core.study.ledger import Ledger
+from imcl_core.study.search import shortened
+from imcl_core.study.tables import neighbours
 from imcl_core.study.tables.write import Table
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def untuned(monkeypatch):
-    """The middle strength of each method is the compared one, whatever the trials chose."""
-    for method, strengths in grids.STRENGTHS.items():
-        monkeypatch.setitem(grids.TUNED, method, strengths[1])
+def judged(errors, model="resnet18", **settings):
+    """Records on the held-out images of the search: `errors` by method."""
+    return [
+        Record(grids.as_judged(methods, model, **settings), record(error).curve, RUN)
+        for methods, error in errors.items()
+    ]
 
 
-def compared(errors, seeds=range(3), shift=0.0):
-    """Records of the comparison with neighbours: `errors` by method, the same at each seed but for `shift` a seed."""
-    runs = (run for run in grids.grid("neighbours", "cpu", 4) if run.methods in errors and run.seed in seeds)
-    return [Record(run, record(errors[run.methods] + shift * run.seed).curve, RUN) for run in runs]
-
-
-def trials(errors):
-    """Records of the trials: `errors` by method, a value a strength; None for no record."""
-    found = []
-    for method, values in errors.items():
-        for strength, error in zip(grids.STRENGTHS[method], values, strict=True):
-            if error is not None:
-                found.append(Record(grids.trial(method, strength, "cpu"), record(error).curve, RUN))
-    return found
+def on_stl10(errors, model="resnet18", seeds=range(3), shift=0.0):
+    """Records on STL-10: `errors` by method, the same at each seed but for `shift` a seed."""
+    place = {"dataset": "stl10", "profile": "narrow", "model": model}
+    return [record(error + shift * s, methods=m, seed=s, **place) for m, error in errors.items() for s in seeds]
 
 
 def row(folder, method, **options):
-    table = tables.neighbours.neighbours_table(Ledger(folder), **options)
+    table = neighbours.neighbours_table(Ledger(folder), **options)
     return next((cells, data) for cells, data in zip(table.rows, table.data.to_dict("records"), strict=True)
                 if data["method"] == method)  # fmt: skip
 
 
-def test_the_neighbours_stand_beside_the_four_with_their_gains_and_trials(tmp_path, untuned):
-    write(tmp_path, *compared({"baseline": 80.0, "kernel": 79.0, "cutout": 81.5}), *compared({"baseline": 9.0}, [3]))
-    write(tmp_path, *trials({"cutout": (90.0, 89.0, None)}))
+def test_the_grid_has_every_method_on_both_networks_held_out_first_then_by_seeds():
+    runs = grids.grid("neighbours", "narrow", 2)
+    methods = ["baseline", *grids.SINGLES, *(term.name for term in NEIGHBOURS)]
+    assert len(runs) == 2 * len(methods) * (1 + 2)
+    held, tests = runs[: 2 * len(methods)], runs[2 * len(methods) :]
+    assert all(run.validation and run.held_out == 10_000 and run.dataset == "cifar10" for run in held)
+    assert all(run.dataset == "stl10" and not run.validation and run.augment for run in tests)
+    for method in methods:
+        assert {run.model for run in held if run.methods == method} == {"resnet18", "vgg16"}
+        strengths = TERMS[method].strengths if method in TERMS else ()
+        usual = {name: getattr(RunConfig(), name) for strength in strengths for name in strength}
+        assert not usual or any(usual == strength | {n: usual[n] for n in usual if n not in strength}
+                                for strength in strengths)  # fmt: skip
+
+
+def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_path):
+    write(tmp_path, *judged({"baseline": 42.0, "cutout": 40.0, "kernel": 39.0}), *judged({"cutout": 41.5}, "vgg16"))
+    write(tmp_path, *judged({"baseline": 38.5}, **grids.TUNED_BASELINE))
+    write(tmp_path, *on_stl10({"baseline": 33.0}, seeds=range(4)), *on_stl10({"cutout": 31.0}, shift=0.5))
     table = tables.table("neighbours", Ledger(tmp_path))
-    assert list(table.data.method) == ["baseline", *grids.STRENGTHS] and len(table.rows) == 15
+    names = ["baseline", "baseline tuned", *grids.SINGLES, *(term.name for term in NEIGHBOURS)]
+    assert list(table.data.method) == names and "5 of 32 such runs" in table.note
     cells, data = row(tmp_path, "cutout")
-    assert (data["n"], data["pairs"], data["gain_mean"], data["tried"]) == (3, 3, -1.5, 2)
     assert [cell.lines for cell in cells] == [
-        ("cutout",), ("DeVries 2017",), ("cutout_size", "4: 90.00", "8: 89.00, chosen", "16: none yet"), ("3 of 3",),
-        ("81.50 ± 0.00",), ("−1.50 ± 0.00 (3)",), ("Device <1>",),
+        ("cutout",), ("DeVries 2017",), ("cutout_size 2",), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
+        ("+1.50 ± 0.50 (3)", "+0.66 to +2.34"), ("no run yet",),
     ]  # fmt: skip
-    assert row(tmp_path, "baseline")[1]["last_mean"] == 80.0  # seed 3 is there to teach, and for nothing else
-    cells, data = row(tmp_path, "kd")
-    assert (cells[3].lines, cells[4].lines, data["pairs"]) == (("0 of 3",), ("no run yet",), 0)
-    assert "2 of 42 such runs" in table.note and "9 of 45" in table.note
+    assert (data["held_out"], data["held_out_resnet18"], data["held_out_vgg16"]) == (40.75, 40.0, 41.5)
+    assert (data["gain_mean_resnet18"], data["pairs_resnet18"], data["pairs_vgg16"]) == (1.5, 3, 0)
+    assert row(tmp_path, "kernel")[0][3].lines == ("no run yet", "ResNet-18 39.00")  # no mean of one network
+    assert row(tmp_path, "baseline tuned")[0][3].lines == ("no run yet", "ResNet-18 38.50")
+    assert row(tmp_path, "baseline tuned")[0][2].lines == ("lr 0.02", "weight_decay 0.002")
+    assert row(tmp_path, "baseline")[0][4].lines == ("",)
     html = table.html(tmp_path)
-    assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed0-\w+\.json">4</a>, <a href="[^"]+">8</a>', html)
-    assert re.search(r'<a href="cifar100-resnet18-cutout-cpu-seed2-\w+\.json">seed 2</a>', html)
+    assert re.search(r'<a href="cifar10-resnet18-cutout-narrow-seed0-\w+\.json">ResNet-18</a>, <a [^>]+>VGG-16', html)
+    assert re.search(r'<a href="stl10-resnet18-cutout-narrow-seed2-\w+\.json">seed 2</a>', html)
+
+
+def test_gains_are_over_the_baseline_of_the_same_network_and_seed(tmp_path):
+    write(tmp_path, *judged({"baseline": 42.0, "cutout": 40.0}), *judged({"cutout": 41.5, "kernel": 1.0}, "vgg16"))
+    write(tmp_path, *on_stl10({"baseline": 33.0, "kd": 30.0}, "vgg16", shift=1.0), *on_stl10({"kd": 9.0}, seeds=[7]))
+    assert neighbours.held_out_gains(Ledger(tmp_path)) == {"cutout": {"resnet18": 2.0}}
+    assert neighbours.stl10_gains(Ledger(tmp_path)) == {"kd": {"vgg16": {0: 3.0, 1: 3.0, 2: 3.0}}}
+
+
+def test_another_strength_is_another_run(tmp_path):
+    write(tmp_path, *judged({"cutout": 40.0}, cutout_size=8), *judged({"cutout": 39.0}, epochs=10))
+    assert not any(neighbours.held_out(Ledger(tmp_path)).values())
 
 
 def test_operations_are_a_column_where_they_are_given(tmp_path):
-    table = tables.neighbours.neighbours_table(Ledger(tmp_path), {"baseline": 1.0, "kd": 1.5})
+    table = neighbours.neighbours_table(Ledger(tmp_path), {"baseline": 1.0, "kd": 1.5})
     assert "operations" in table.columns and {len(cells) for cells in table.rows} == {len(table.columns)}
-    assert row(tmp_path, "kd", operations={"kd": 1.5})[0][6].lines == ("1.50",)
+    assert row(tmp_path, "kd", operations={"kd": 1.5})[0][4].lines == ("1.50",)
     assert "operations" not in tables.table("neighbours", Ledger(tmp_path)).columns
 
 
-def test_one_changed_number_changes_the_comparison(tmp_path, untuned):
-    runs = compared({"baseline": 80.0, "hsic": 81.0})
-    *_, path = write(tmp_path, *runs)
-    (tried,) = write(tmp_path, *trials({"hsic": (None, 90.0, None)}))
+def test_one_changed_number_changes_the_comparison(tmp_path):
+    *_, path = write(tmp_path, *on_stl10({"baseline": 33.0, "hsic": 34.0}))
+    (held,) = write(tmp_path, *judged({"hsic": 40.0}))
     before = tables.table("neighbours", Ledger(tmp_path))
-    change(path, epoch=-1, value=84.0)
+    change(path, epoch=-1, value=37.0)
     after = tables.table("neighbours", Ledger(tmp_path))
-    change(tried, epoch=-1, value=95.0)
+    change(held, epoch=-1, value=45.0)
     last = tables.table("neighbours", Ledger(tmp_path))
-    means = [table.data.set_index("method").gain_mean["hsic"] for table in (before, after)]
+    means = [table.data.set_index("method").gain_mean_resnet18["hsic"] for table in (before, after)]
     assert means == [pytest.approx(-1.0), pytest.approx(-2.0)]
     for form in (Table.html, Table.csv, Table.latex, str):
         assert form(before) != form(after)
-    assert "0.001: 90.00, chosen" in after.html() and "0.001: 95.00, chosen" in last.html()
-
-
-def test_the_lowest_error_of_the_trials_is_chosen_and_a_tie_goes_to_the_default():
-    found = trials({"out": (90.0, 91.0, 92.0), "hsic": (90.0, 90.0, 90.0), "kd": (80.0, 81.0, None)})
-    found += trials({"decov": (70.0, 71.0, 70.0)})
-    assert search.chosen(found) == {
-        "out": {"out_alpha": 0.75}, "hsic": {"hsic_weight": 1e-3}, "decov": {"decov_weight": 0.03},
-    }  # fmt: skip
-    assert search.chosen(found, "paper") == {}
-    tested = dataclasses.replace(found[0].config, validation=False)
-    assert search.chosen([Record(tested, found[0].curve, RUN), *found[1:]]).keys() == {"hsic", "decov"}
-
-
-def test_each_method_is_tried_at_three_strengths_with_its_default_of_then_among_them():
-    assert grids.TUNED.keys() == grids.STRENGTHS.keys() == {*grids.SINGLES, *(term.name for term in NEIGHBOURS)}
-    then = {  # the search that took the push away came later, and that of the others
-        "pull-push": {"pp_push": (0.1, 0.0)},
-        "cutout": {"cutout_size": 8},
-        "deep-supervision": {"deep_weight": 0.3},
-        "label-smoothing": {"smoothing_epsilon": 0.1},
-    }
-    for method, strengths in grids.STRENGTHS.items():
-        runs = [RunConfig(methods=method, **strength) for strength in strengths]
-        assert len({run.key for run in runs}) == 3 and RunConfig(methods=method, **then.get(method, {})) in runs
-        assert grids.TUNED[method] in strengths
-
-
-def test_the_compared_runs_have_the_strengths_that_the_trials_chose():
-    chosen = search.chosen(ledger.records(ROOT / "results/neighbours"))
-    assert grids.TUNED.keys() - chosen.keys() == {"label-smoothing", "r-drop"}  # whose trials are not run yet
-    assert chosen.items() <= grids.TUNED.items()
+    assert "ResNet-18 40.00" in after.html() and "ResNet-18 45.00" in last.html()
 
 
 def chapter_on_neighbours(results):
@@ -150,27 +140,37 @@ def chapter_on_neighbours(results):
 
 def test_the_chapter_says_what_is_missing(tmp_path):
     said, shown = chapter_on_neighbours(tmp_path)
-    assert "0 of 42 trials are there" in said and "too few pairs: 14" in said and "kd (0 of 3)" in said
-    assert "no method has a pair yet" in shown
-    assert "Not yet:" in said and "by chance alone" not in said
+    assert "searches at their end: 0 of 13" in said and "by chance alone" not in said
+    assert "no method has a pair yet" in shown and "no search is at its end yet" in shown
+    assert "ResNet-18: not yet, one of each kind is needed" in said
 
 
-def test_the_verdicts_of_the_chapter_follow_the_records(tmp_path, untuned):
-    errors = {"baseline": 80.0, "kernel": 79.0, "cutout": 81.0, "predsim": 78.0}
-    write(tmp_path / "neighbours", *compared(errors, shift=1.0), *compared({"hsic": 70.0}, [0, 1]))
-    for seed, error in enumerate((79.0, 83.0, 80.0)):  # now better than the baseline, now worse
-        write(tmp_path / "neighbours", *compared({"dropblock": error}, [seed]))
-    write(tmp_path / "neighbours", *trials({"hsic": (90.0, 95.0, 96.0), "decov": (90.0, 80.0, 95.0)}))
+def test_the_verdicts_of_the_chapter_follow_the_records(tmp_path):
+    errors = {"baseline": 33.0, "kernel": 32.0, "cutout": 34.0, "predsim": 31.0}
+    write(tmp_path, *on_stl10(errors, shift=1.0), *on_stl10({"hsic": 20.0}, seeds=[0, 1]))
+    for seed, error in enumerate((32.0, 36.0, 33.0)):  # now better than the baseline, now worse
+        write(tmp_path, *on_stl10({"dropblock": error}, seeds=[seed]))
+    for rung in (10, 30):
+        for i, strength in enumerate(TERMS["hsic"].strengths):
+            for model in ("resnet18", "vgg16"):
+                write(tmp_path, *judged({"hsic": 40.0 + i}, model, **strength, **schedule(rung)))
     said, _ = chapter_on_neighbours(tmp_path)
-    better, worse, unsettled, few = (
-        set(re.findall(r"^  ([\w-]+) \(", part, re.MULTILINE))
-        for part in re.split(r"^(?:worse|not settled|too few pairs): \d+$", said, flags=re.MULTILINE)
+    better, worse, unsettled = (
+        set(re.findall(r"^  ([\w-]+), ResNet-18", part, re.MULTILINE))
+        for part in re.split(r"^(?:worse|not settled): \d+$", said, flags=re.MULTILINE)
     )
     assert (better, worse, unsettled) == ({"kernel", "predsim"}, {"cutout"}, {"dropblock"})
-    assert "hsic (2 of 3)" in said and len(few) == 10
-    assert "6 of 42 trials are there; all three of 2 of 14 methods" in said
-    assert "another one in: hsic" in said and "may lie beyond: hsic" in said
-    assert "the gain of kernel less that of predsim: -1.00 points, from -1.00 to -1.00: predsim is better" in " ".join(
-        said.split()
+    told = " ".join(said.split())
+    assert "without three seeds: out, mid, pull-push, spatial-dropout, decov, deep-supervision, hsic, kd" in told
+    assert "searches at their end: 1 of 13" in said and "so that something better may lie beyond: hsic" in told
+    assert (
+        "ResNet-18: the gain of kernel less that of predsim: -1.00 points, from -1.00 to -1.00: predsim is better"
+        in told
     )
     assert "8 bounds were compared with zero" in said
+
+
+def schedule(epochs):
+    """Of a trial of so many epochs."""
+    run = shortened(grids.as_judged("baseline", "vgg16"), epochs)
+    return {"epochs": run.epochs, "milestones": run.milestones}

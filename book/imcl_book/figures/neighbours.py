@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from imcl_book.figures.style import BLACK, BLUE, ORANGE, blank, panels, styled, without_ticks
 
@@ -102,31 +103,48 @@ def _mosaic(maps: np.ndarray) -> np.ndarray:
     return grid
 
 
+MARKS = ("o", "s", "^")  # a network each
+
+
 @styled
 def neighbours_compared(
-    gains: Mapping[str, Sequence[float]], bounds: Mapping[str, tuple[float, float]], own: Sequence[str]
+    held_out: Mapping[str, Mapping[str, float]],
+    tested: Mapping[str, Mapping[str, Sequence[float]]],
+    bounds: Mapping[str, Mapping[str, tuple[float, float]]],
+    own: Sequence[str],
 ) -> Figure:
-    """Gains over the baseline of the same seed, in points: a ring a seed, a mark at the mean, the largest on top.
+    """Gains over the baseline in points, a row a method, a mark a network: on held-out images, and on test images.
 
-    `gains` by method, a value a seed; a bar joins `bounds`, of the methods that have them. Those of `own` are
-    orange diamonds, all others blue circles.
+    `held_out` by method and network; `tested` a value a seed, drawn by their mean, with a bar from bound to bound where
+    there are `bounds`. Those of `own` are orange, all others blue. The largest mean on held-out images is on top; what
+    has none comes last.
     """
-    order = sorted(gains, key=lambda methods: -np.mean(gains[methods]))
-    figure, axes = panels(1, 1, 6.5, 1.2 + 0.42 * len(order))
-    axis = axes[0, 0]
-    kinds = {"the paper's four": (ORANGE, "D"), "neighbours": (BLUE, "o")}
-    for row, methods in enumerate(order):
-        label = "the paper's four" if methods in own else "neighbours"
-        shade, mark = kinds[label]
-        if methods in bounds:
-            axis.plot(bounds[methods], [row, row], color=shade, lw=1.5, marker="|", ms=8, label="_bounds")
-        values = gains[methods]
-        axis.plot(np.mean(values), row, mark, color=shade, ms=7, ls="none", label=label)
-        axis.plot(values, [row + 0.27] * len(values), "o", mfc="none", color=shade, ms=5, label="_seeds")
-    axis.axvline(0, color=BLACK, lw=0.8, ls=":")
-    axis.grid(axis="y", lw=0.4, alpha=0.4)
-    axis.set_yticks(range(len(order)), [f"{methods} ({len(gains[methods])})" for methods in order])
-    axis.set(xlabel="gain over the baseline of the same seed (points)", ylim=(len(order) - 0.4, -0.6))
-    handles = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    networks = list(dict.fromkeys(n for found in (*held_out.values(), *tested.values()) for n in found))
+    on_top = {name: -np.mean([*found.values()]) for name, found in held_out.items()}
+    order = sorted({**held_out, **tested}, key=lambda name: on_top.get(name, np.inf))
+    figure, axes = panels(1, 2, 8.0, 1.4 + 0.36 * len(order), sharey=True)
+    left, right = axes[0]
+    for row, name in enumerate(order):
+        shade = ORANGE if name in own else BLUE
+        for i, network in enumerate(networks):
+            place, look = row + 0.3 * (i - (len(networks) - 1) / 2), {"color": shade, "marker": MARKS[i], "ls": "none"}
+            if network in held_out.get(name, {}):
+                left.plot(held_out[name][network], place, **look, label=network)
+            if network in tested.get(name, {}):
+                right.plot(np.mean(tested[name][network]), place, **look, label=network)
+            if network in bounds.get(name, {}):
+                right.plot(bounds[name][network], [place] * 2, color=shade, lw=1.5, label="_bounds")
+    for axis, title in ((left, "held-out images, one seed"), (right, "STL-10, mean over seeds and bounds")):
+        axis.axvline(0, color=BLACK, lw=0.8, ls=":")
+        axis.grid(axis="y", lw=0.4, alpha=0.4)
+        axis.set_title(title)
+        axis.set_xlabel("gain over the baseline (points)")
+    left.set_yticks(range(len(order)), order)
+    left.set_ylim(len(order) - 0.4, -0.6)
+    kinds = {"the paper's four": ORANGE, "others": BLUE}
+    handles = [Line2D([], [], color=shade, lw=3, label=name) for name, shade in kinds.items()]
+    handles += [
+        Line2D([], [], color=BLACK, marker=m, ls="none", label=n) for n, m in zip(networks, MARKS, strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure

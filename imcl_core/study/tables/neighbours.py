@@ -1,103 +1,136 @@
-"""The comparison with neighbours: every method at the strength that its trials chose."""
+"""The four and their neighbours on equal terms: as the search judged them, and what they gain on STL-10."""
 
+import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from imcl_core.methods import TERMS
-from imcl_core.study.grids import STRENGTHS, TUNED, grid, trial
-from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.decisions import row_of_runs
-from imcl_core.study.tables.judge import gained, metric_of, moments, summarise
-from imcl_core.study.tables.write import Cell, Table
+from imcl_core.study.grids import COMPARED, TUNED_BASELINE, as_judged
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.judge import bounds, gained, last_errors, moments
+from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
-COMPARED = 3  # seeds of that comparison; a further baseline is there as a teacher alone
+NETWORKS = ("resnet18", "vgg16")
+BASELINE, TUNED = "baseline", "baseline tuned"
+ROWS: dict[str, dict[str, Any]] = {BASELINE: {}, TUNED: TUNED_BASELINE} | {m: {} for m in COMPARED if m != BASELINE}
+
+
+def _judged(name: str, model: str) -> RunConfig:
+    return as_judged(name.split()[0], model, **ROWS[name])
+
+
+def _tested(name: str, model: str) -> RunConfig:
+    return RunConfig(dataset="stl10", model=model, methods=name.split()[0], profile="narrow", **ROWS[name])
+
+
+def held_out(ledger: Ledger) -> dict[str, dict[str, float]]:
+    """By row, then by network: the error on the images by which the search judges, %, as far as it was run.
+
+    Every method at its default strength.
+    """
+    errors = {name: {model: last_errors(_judged(name, model), ledger).get(0) for model in NETWORKS} for name in ROWS}
+    return {name: {model: e for model, e in of_each.items() if e is not None} for name, of_each in errors.items()}
+
+
+def held_out_gains(ledger: Ledger) -> dict[str, dict[str, float]]:
+    """By row, then by network: the baseline's error on those images less the method's, in points."""
+    errors = held_out(ledger)
+    baseline = errors.pop(BASELINE)
+    gains = {
+        name: {m: baseline[m] - e for m, e in of_each.items() if m in baseline} for name, of_each in errors.items()
+    }
+    return {name: of_each for name, of_each in gains.items() if of_each}
+
+
+def stl10_gains(ledger: Ledger) -> dict[str, dict[str, dict[int, float]]]:
+    """By row, then by network and seed: the gain over the baseline on STL-10's test images, in points."""
+    gains = {
+        name: {m: gained(_tested(name, m), _tested(BASELINE, m), ledger) for m in NETWORKS}
+        for name in ROWS
+        if name != BASELINE
+    }
+    some = {name: {m: by_seed for m, by_seed in of_each.items() if by_seed} for name, of_each in gains.items()}
+    return {name: of_each for name, of_each in some.items() if of_each}
 
 
 def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = None) -> Table:
-    """The baseline, the four and their neighbours, each at its chosen strength: how that was chosen, and what it gives.
+    """A row a method: its strength, its error on held-out images, its gain on STL-10 by network.
 
     `operations` of a training step by method, relative to the baseline's, as `imcl_core.study.plan` counts
     them: one column more. Counting takes seconds, so it is left to the caller.
     """
-    rows, data, by_method = [], [], neighbour_gains(ledger)
-    for config in grid("neighbours", "cpu", 1):
-        runs, gains = compared(config, ledger), by_method.get(config.methods, {})
-        summary = summarise(config, runs) | {"pairs": len(gains)} | moments(gains.values())
-        trials, tried = _trials(config, ledger)
-        _, _, method, n, last, _, gain, hardware = row_of_runs(config, runs, summary)
-        n = replace(n, lines=(f"{len(runs)} of {COMPARED}",))
-        source = TERMS[config.methods].source if config.methods in TERMS else ""
-        cost = (operations or {}).get(config.methods)
+    errors, tested = held_out(ledger), stl10_gains(ledger)
+    rows, data = [], []
+    for name, by_network in errors.items():
+        source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
+        cost = (operations or {}).get(name)
         price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
-        rows.append((method, Cell((source,)), trials, n, last, gain, *price, hardware))
-        data.append({"table": "neighbours"} | summary | {"source": source, "operations": cost} | tried)
-    data = pd.DataFrame(data)
+        gains = {model: tested.get(name, {}).get(model, {}) for model in NETWORKS}
+        on_stl10 = [_gain(name, model, by_seed, ledger) for model, by_seed in gains.items()]
+        judged = _errors(name, by_network, ledger)
+        rows.append((Cell((method_name(name),)), Cell((source,)), Cell(strength), judged, *price, *on_stl10))
+        figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
+        figures |= {"operations": cost, "held_out": _mean(by_network)}
+        figures |= {f"held_out_{model}": by_network.get(model) for model in NETWORKS}
+        for model, by_seed in gains.items():
+            figures |= {f"{key}_{model}": value for key, value in moments(by_seed.values()).items()}
+            figures[f"pairs_{model}"] = len(by_seed)
+        data.append(figures)
     note = (
-        "ResNet-18 on CIFAR-100 in the cpu profile: narrow networks, a part of the images, few epochs; no number of "
-        "the paper stands beside it. Held-out error: at the end of a short run on images held out of the training set, "
-        f"one seed; {data.tried.sum()} of {sum(map(len, STRENGTHS.values()))} such runs are there. "
-        "Chosen: the strength of the runs behind the other columns, which are tested on the test set; "
-        f"{data.n.sum()} of {COMPARED * len(data)} are there. Errors in percent, of the last epoch: mean and deviation "
-        "over n seeds. Gain: the baseline's error less the method's, seed by seed; above zero is better."
+        "Networks of a quarter of the width, every method at its default strength. Held-out error: in percent, the "
+        "mean of both networks, then each; trained on 5,000 of CIFAR-10's training images and judged by 10,000 "
+        f"others, one seed; {sum(map(len, errors.values()))} of {len(NETWORKS) * len(rows)} such runs are there. Gain "
+        "on STL-10: the baseline's error on the test images less the method's, in points, at the last epoch: mean and "
+        "deviation over seeds, their number in brackets; below, the bounds of the mean, each one-sided at 95 %. Above "
+        "zero is better."
     )
     if operations is not None:
         note += (
             " Operations: multiplications and additions of a training step, as a multiple of the baseline's; the "
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
-    price = [] if operations is None else ["operations"]
-    columns = ("method", "source", "held-out error by strength", "n", "last epoch", "gain", *price)
+    priced = [] if operations is None else ["operations"]
+    columns = ("method", "source", "strength", "held-out error", *priced, *(f"STL-10, {NAMES[m]}" for m in NETWORKS))
     shown = (
-        "method", "chosen", "n", "last_mean", "last_deviation", "gain_mean", "gain_deviation", "pairs",
-        *price,
+        "method", "strength", "held_out", *priced, *(f"{key}_{m}" for m in NETWORKS for key in ("gain_mean", "pairs")),
     )  # fmt: skip
-    title = "The four and their neighbours, tuned alike, in the cpu profile (not the paper's scale)"
-    return Table("neighbours", title, note, (*columns, "hardware"), tuple(rows), data, shown)
+    title = "The four and their neighbours on equal terms, in narrow networks (not the paper's scale)"
+    return Table("neighbours", title, note, columns, tuple(rows), pd.DataFrame(data), shown)
 
 
-def compared(config: RunConfig, ledger: Ledger) -> tuple[Run, ...]:
-    """The runs of `config` at the seeds of the comparison with neighbours."""
-    return tuple(run for run in ledger.runs(config) if run.seed < COMPARED)
+def _strength(name: str) -> tuple[str, ...]:
+    """The settings of which a search tries the values, as they are here."""
+    tried = TERMS[name].strengths if name in TERMS else (ROWS[name],)
+    config = _judged(name, NETWORKS[0])
+    return tuple(f"{setting} {_last(getattr(config, setting)):g}" for setting in tried[0])
 
 
-def neighbour_gains(ledger: Ledger) -> dict[str, dict[int, float]]:
-    """By method, then by seed: the gain over the baseline at the chosen strength, in points."""
-    baseline, *others = grid("neighbours", "cpu", 1)
-    every = {config.methods: gained(config, baseline, ledger) for config in others}
-    return {m: {seed: gain for seed, gain in by_seed.items() if seed < COMPARED} for m, by_seed in every.items()}
+def _last(value: Any) -> float:
+    """Of a setting that changes with depth: at the last layer."""
+    return value[-1] if isinstance(value, tuple) else value
 
 
-def strength_name(strength: Mapping[str, Any]) -> str:
-    """A strength as a number: of its first setting, at the last layer where layers differ."""
-    value = next(iter(strength.values()))
-    return f"{value[-1] if isinstance(value, tuple) else value:g}"
+def _errors(name: str, by_network: Mapping[str, float], ledger: Ledger) -> Cell:
+    mean = _mean(by_network)
+    lines = [NO_RUN if mean is None else f"{mean:.2f}", *(f"{NAMES[m]} {error:.2f}" for m, error in by_network.items())]
+    runs = tuple(run for model in by_network for run in ledger.runs(_judged(name, model)) if run.seed == 0)
+    return Cell(tuple(lines), mean, runs, "narrow", tuple(NAMES[model] for model in by_network))
 
 
-def _trials(config: RunConfig, ledger: Ledger) -> tuple[Cell, dict[str, Any]]:
-    """A line a strength with its held-out error, the chosen one marked; and the same for the data."""
-    method = config.methods
-    strengths = STRENGTHS.get(method, [{}])
-    found = [ledger.runs(trial(method, strength, config.profile)) for strength in strengths]
-    found = [next((run for run in runs if run.seed == 0), None) for runs in found]
-    names = [strength_name(s) if s else "baseline" for s in strengths]
-    errors = [None if run is None else run.errors[metric_of(config.dataset)][0] for run in found]
-    marks = [", chosen" if s and s == TUNED[method] else "" for s in strengths]
-    lines = [
-        f"{name}: {'none yet' if error is None else f'{error:.2f}'}{mark}"
-        for name, error, mark in zip(names, errors, marks, strict=True)
-    ]
-    if method in STRENGTHS:
-        lines.insert(0, next(iter(strengths[0])))
-    runs = [(run, name) for run, name in zip(found, names, strict=True) if run is not None]
-    cell = Cell(tuple(lines), None, tuple(r for r, _ in runs), config.profile, tuple(name for _, name in runs))
-    return cell, {
-        "setting": next(iter(strengths[0]), ""),
-        "chosen": strength_name(TUNED[method]) if method in TUNED else "",
-        "trials": " ".join(f"{n}:{e}" for n, e in zip(names, errors, strict=True) if e is not None),
-        "tried": len(runs) if method in STRENGTHS else 0,
-        "trial_records": " ".join(run.path.name for run, _ in runs),
-    }
+def _mean(by_network: Mapping[str, float]) -> float | None:
+    """None until every network has a run."""
+    return statistics.fmean(by_network.values()) if len(by_network) == len(NETWORKS) else None
+
+
+def _gain(name: str, model: str, by_seed: Mapping[int, float], ledger: Ledger) -> Cell:
+    if not by_seed:
+        return Cell(("" if name == BASELINE else NO_RUN,))
+    values = list(by_seed.values())
+    found = moments(values)
+    lines = [signed(found["gain_mean"]) + plus_minus(found["gain_deviation"]) + f" ({len(values)})"]
+    lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
+    runs = tuple(run for run in ledger.runs(_tested(name, model)) if run.seed in by_seed)
+    return Cell(tuple(lines), found["gain_mean"], runs, "narrow")

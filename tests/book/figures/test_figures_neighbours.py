@@ -7,8 +7,8 @@ from imcl_book.figures import neighbours as figures
 from imcl_book.figures.style import BLUE, ORANGE
 from matplotlib.colors import to_hex
 
-GAINS = {"out": [-1.0, -3.0], "cutout": [2.0, 1.0, 0.0], "kd": [-0.5]}
-BOUNDS = {"cutout": (-0.7, 2.7)}
+HELD = {"out": {"ResNet-18": -1.0, "VGG-16": 2.0}, "cutout": {"ResNet-18": 2.5}}
+TESTED = {"kd": {"VGG-16": [1.0, 2.0, 0.0]}, "out": {"ResNet-18": [-0.5, 0.25]}}
 
 
 @pytest.fixture
@@ -67,28 +67,39 @@ def test_the_picture_is_not_shown_twice(at_work):
     assert not plt.get_fignums()
 
 
-def marks(axis):
-    return [line for line in axis.get_lines() if not line.get_label().startswith("_")]
+def drawn(axis, label):
+    return {tuple(map(float, line.get_ydata())): line for line in axis.get_lines() if line.get_label() == label}
 
 
 def test_methods_are_sorted_by_their_mean_and_the_papers_stand_out():
-    figure = figures.neighbours_compared(GAINS, BOUNDS, ["out", "mid"])
-    (axis,) = figure.axes
-    order = ["cutout", "kd", "out"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["cutout (3)", "kd (1)", "out (2)"]
-    means = [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks(axis)]
-    assert means == [(np.mean(GAINS[name]), row) for row, name in enumerate(order)]
-    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
-    looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in marks(axis)}
-    assert looks == {"neighbours": (BLUE, "o"), "the paper's four": (ORANGE, "D")}
+    figure = figures.neighbours_compared(HELD, TESTED, {}, ["out"])
+    left, right = figure.axes
+    order = ["cutout", "out", "kd"]  # kd has nothing on held-out images
+    assert [label.get_text() for label in left.get_yticklabels()] == order
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row on top
+    for network, shift in (("ResNet-18", -0.15), ("VGG-16", 0.15)):
+        held, tested = drawn(left, network), drawn(right, network)
+        assert {y[0]: line.get_xdata()[0] for y, line in held.items()} == {
+            order.index(name) + shift: of[network] for name, of in HELD.items() if network in of
+        }
+        assert {y[0]: line.get_xdata()[0] for y, line in tested.items()} == {
+            order.index(name) + shift: np.mean(of[network]) for name, of in TESTED.items() if network in of
+        }
+        assert {line.get_color() for y, line in held.items() if round(y[0]) == 1} <= {ORANGE}
+        assert {line.get_color() for y, line in held.items() if round(y[0]) == 0} <= {BLUE}
+    looks = {line.get_marker() for axis in figure.axes for line in axis.get_lines() if line.get_marker() != "None"}
+    assert looks == {"o", "s"}
     (legend,) = figure.legends
-    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(looks)
+    assert [t.get_text() for t in legend.get_texts()] == ["the paper's four", "others", "ResNet-18", "VGG-16"]
 
 
-def test_there_is_a_ring_a_seed_and_a_bar_where_there_are_bounds():
-    (axis,) = figures.neighbours_compared(GAINS, BOUNDS, ["out"]).axes
-    rings = [line.get_xdata() for line in axis.get_lines() if line.get_label() == "_seeds"]
-    assert [list(x) for x in rings] == [GAINS[name] for name in ("cutout", "kd", "out")]
-    bars = [list(line.get_xdata()) for line in axis.get_lines() if line.get_label() == "_bounds"]
-    assert bars == [list(BOUNDS["cutout"])]
-    assert "points" in axis.get_xlabel() and "baseline" in axis.get_xlabel()
+def test_there_is_a_bar_where_there_are_bounds():
+    _, right = figures.neighbours_compared(HELD, TESTED, {"kd": {"VGG-16": (-0.7, 2.7)}}, ["out"]).axes
+    ((place, bar),) = drawn(right, "_bounds").items()
+    assert list(bar.get_xdata()) == [-0.7, 2.7] and place == (2.15, 2.15)
+
+
+def test_the_comparison_is_drawn_of_one_half_alone():
+    for held, tested in ((HELD, {}), ({}, TESTED)):
+        left, _ = figures.neighbours_compared(held, tested, {}, ["out"]).axes
+        assert len(left.get_yticklabels()) == len(held or tested)
