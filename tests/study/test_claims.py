@@ -199,6 +199,27 @@ def test_other_settings_and_profiles_never_decide(tmp_path):
     assert (row.verdict, row.narrow_verdict) == ("too little evidence (0 of 6 runs)", "supported")
 
 
+def test_a_claim_on_stl10_is_tested_on_augmented_runs_and_on_plain_ones(tmp_path):
+    place = {"dataset": "stl10", "model": "resnet18", "profile": "narrow"}
+    for augment, gain in ((True, 0.1), (False, 8.0)):
+        for seed in range(3):
+            for methods, error in (("baseline", 40.0 + seed), ("out", 40.0 + seed - gain - seed / 100)):
+                made_records.write(
+                    tmp_path, made_records.record(error, methods=methods, seed=seed, augment=augment, **place)
+                )
+    table = claims.claims_table(Ledger(tmp_path))
+    rows = table.data.set_index("claim")
+    row = rows.loc["out lowers the error, ResNet-18 on STL-10"]
+    assert (row.narrow_verdict, row.plain_narrow_verdict) == ("not supported", "supported")
+    assert (row.narrow_mean, row.plain_narrow_mean) == (pytest.approx(0.11), pytest.approx(8.01))
+    assert row.plain_verdict == "too little evidence (0 of 6 runs)"
+    cells = table.rows[rows.index.get_loc(row.name)]
+    assert cells[-1].lines[:2] == ("not supported", "+0.11") and "not augmented:" in cells[-1].lines
+    assert "not augmented:" in cells[-2].lines
+    elsewhere = rows.loc["out lowers the error, ResNet-18 on CIFAR-100"]  # as the paper it follows does
+    assert (elsewhere.plain_verdict, elsewhere.plain_narrow_verdict) == ("", "")
+
+
 def test_gains_that_grow_with_noise_need_four_runs_a_seed(tmp_path):
     claim = next(claim for claim in claims.claims() if "grows with noise" in claim.statement)
     best = "out+mid+pull-push"
