@@ -15,6 +15,7 @@ from imcl_book.sphinx.demo import FILES
 from torch import nn
 
 from imcl_core import losses
+from imcl_core.data.sets import load
 from imcl_core.errors import ImclError
 from imcl_core.training.record import read_record
 from imcl_core.training.run import assemble
@@ -73,6 +74,8 @@ def test_the_page_holds_the_networks_that_its_records_tell_of(name, kind):
     assert record.config.name == config.name
     assert facts[name][kind]["error before rounding"] == f"{record.last_error:.1f}"
     assert facts[name][kind]["error"] == f"{content['networks'][kind]['error']:.1f}"
+    images = config.train_size or len(load("digits").train)  # of whole batches
+    assert facts[name][kind]["images"] == f"{images // config.batch_size * config.batch_size:,}"
     assert abs(content["networks"][kind]["error"] - record.last_error) < 1
     assert record.last_error < (5 if name == "digits" else 80)  # of ten classes: 90 would be chance
     rebuilt(content, name, kind)  # the shapes are those of the configuration

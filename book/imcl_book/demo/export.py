@@ -28,7 +28,8 @@ def export(out: Path = PAGE, runs: Path = Path("runs/demo"), data_folder: Path |
     facts: dict[str, Any] = {}
     written = []
     for name, dataset in SETS.items():
-        data = load(dataset, folder=data_folder)
+        data = load(dataset, folder=data_folder, train_size=config_of(name, "baseline").train_size or None)
+
         content: dict[str, Any] = {"classes": data.classes, "mean": data.mean.tolist(), "std": data.std.tolist()}
         content |= {"side": data.test.images.shape[-1], "networks": {}}
         facts[name], networks = {}, {}
