@@ -73,7 +73,7 @@ def test_work_counts_training_and_evaluation():
 
 def test_hours_rest_on_the_records_of_like_runs_and_else_on_a_share_of_the_peak():
     config, other = RunConfig(**CASE), RunConfig(methods="mid", **CASE)
-    assert hours([config], "A100") == (work([config]).operations / (SHARE * GPUS["A100"]) / 3600, False)
+    assert hours([config], "A100") == (work([config]).operations / (SHARE["A100"] * GPUS["A100"]) / 3600, False)
     known = [record(config, seconds=400), record(dataclasses.replace(config, epochs=100), seconds=200)]
     assert hours([config], "H100", known) == (pytest.approx(400 / 3600), True)
     assert hours([config, other], "H100", known)[1] is False
