@@ -3,9 +3,9 @@
     python benchmarks/dense.py --out benchmarks/dense.json      (ten minutes on two cores)
     python benchmarks/dense.py --seeds 1 --methods baseline mid
 
-Every weight is the default of classification, fixed before the first run; nothing is tuned on these scenes. Runs of a
-seed share the initial weights and the order of the first epoch; later orders follow the stream that masks and pixels
-are drawn from too, and so differ between methods. A process has one thread.
+Every weight is the default of classification, fixed before the first run; nothing is tuned on these scenes, and each
+record names its weights. Runs of a seed share the initial weights and the order of the first epoch; later orders follow
+the stream that masks and pixels are drawn from too, and so differ between methods. A process has one thread.
 """
 
 import argparse
