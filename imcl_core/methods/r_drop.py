@@ -16,7 +16,7 @@ from imcl_core.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class RDropSettings(Settings):
-    rdrop_alpha: float = setting(0.6, "weight of the two predictions' divergence, R-Drop", least=0, most=10**6)
+    rdrop_alpha: float = setting(0.3, "weight of the two predictions' divergence, R-Drop", least=0, most=10**6)
 
 
 class RDrop(OfBranches):

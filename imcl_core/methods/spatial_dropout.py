@@ -13,9 +13,9 @@ from imcl_core.settings import setting
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialDropoutSettings(OnLayers):
-    spatial_rate: float = setting(0.1, "probability of a feature map, SpatialDropout", least=0, most=1)
+    spatial_rate: float = setting(0.03, "probability of a feature map, SpatialDropout", least=0, most=1)
     spatial_groups: int = setting(
-        0, "behind the last layers of so many groups, from the end; 0: of all", least=0, most=1 << 20
+        1, "behind the last layers of so many groups, from the end; 0: of all", least=0, most=1 << 20
     )
 
 

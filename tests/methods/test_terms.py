@@ -169,7 +169,7 @@ def test_local_terms_reach_their_layer_alone(method):
 
 def test_settings_reach_the_terms():
     settings = {
-        "spatial-dropout": {"spatial_rate": 0.5, "spatial_groups": 1},
+        "spatial-dropout": {"spatial_rate": 0.5, "spatial_groups": 2},
         "dropblock": {"dropblock_rate": 0.5, "dropblock_size": 3, "dropblock_groups": 4},
         "cutout": {"cutout_size": 20},
         "decov": {"decov_weight": 3.0},
