@@ -110,9 +110,8 @@ class Collaboration(nn.Module):
         super().__init__()
         for given in (network, teacher):
             _check_plain(given)
+        _check_options(settings, image_shape, label_smoothing)
         self.network, self.methods, self.settings = network, parse_methods(methods), settings or self.Settings()
-        if not 0 <= label_smoothing <= 1:
-            raise ImclError(f"label_smoothing is a portion from 0 to 1, not {label_smoothing}.")
         self.image_shape, self.task = tuple(image_shape), self.Task(self.settings, label_smoothing, ignore_label)
         self._check_methods()
         self._labels = Labels(self.settings)
@@ -148,15 +147,22 @@ class Collaboration(nn.Module):
                 self.add_module(name, module)
         self._local = sites.in_order(place for term in self._terms.values() if term.local for place in term.reads)
         self._check_branched()
-        parameter = next(self.network.parameters())
+        if len(devices := {parameter.device for parameter in self.network.parameters()}) > 1:
+            names = " and ".join(sorted(map(str, devices)))
+            raise ImclError(f"The network lies on {names}: terms need all of it on one device.")
         with torch.random.fork_rng(devices=[]):
             for term in self._terms.values():
                 # A method's heads are the same whichever others are on. `torch.manual_seed` would seed GPUs too.
                 torch.default_generator.manual_seed(seed)
                 for place in term.reads:
                     if (head := term.head(place)) is not None:
-                        term.heads[place.name] = head.to(parameter.device, parameter.dtype)
+                        term.heads[place.name] = head.to(*devices, dtype=self._type_at(place))
                         self.heads[term.named(place).replace(".", "/")] = term.heads[place.name]
+
+    def _type_at(self, place: Layer) -> torch.dtype:
+        """What the weights of a place are, and so those of its heads."""
+        modules = [self.network.get_submodule(name) for name in place.modules] + [self.network]
+        return next(p.dtype for module in modules for p in module.parameters() if p.is_floating_point())
 
     def _check_branched(self) -> None:
         """Refuses local losses inside a module that a term runs for several predictions."""
@@ -207,13 +213,15 @@ class Collaboration(nn.Module):
         Raises:
             ImclError: a method that is not among `methods`, or a factor that it cannot have.
         """
-        for method in parse_methods(methods):
+        named = parse_methods(methods)
+        for method in named:
             if method not in self._terms:
                 raise ImclError(
                     f"{method} is none of the methods of this Collaboration ({'+'.join(self.methods) or 'baseline'}): "
                     "name it where the Collaboration is made."
                 )
             self._terms[method].check_factor(factor)
+        for method in named:
             self._terms[method].factor = float(factor)
 
     def _replicate_for_data_parallel(self) -> "Collaboration":
@@ -254,7 +262,7 @@ class Collaboration(nn.Module):
     def _objective(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The terms by name, and the predictions (H, B, m)."""
         active = self._active
-        comparing = next((name for name, term in self._terms.items() if term.compares), None)
+        comparing = next((term.name for term in active if term.compares), None)
         self.task.check(images, labels, comparing, self.image_shape if self.heads else None)
         if self.training:
             for term in active:
@@ -297,6 +305,8 @@ class Collaboration(nn.Module):
             for term in active:
                 stack.enter_context(term.around(self.network))
             predictions = logits_of(self.network(images))
+        if not isinstance(predictions, Tensor):
+            self.task.check_logits(predictions, len(images))  # says what it wants
         branches = max(term.branches(len(predictions), len(images)) for term in active)
         predictions = self.task.check_logits(predictions, branches * len(images))
         predictions = predictions.unflatten(0, (branches, len(images)))
@@ -350,6 +360,15 @@ def _read(
         )
     for term in terms:
         seen[term.name][place.name] = term.read(place, maps)
+
+
+def _check_options(settings: Any, image_shape: Any, label_smoothing: float) -> None:
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ImclError(f"Settings are an object, such as MethodSettings(mid_alpha=0.1), not {settings!r}.")
+    if not isinstance(image_shape, Sequence):
+        raise ImclError(f"image_shape is (channels, height, width), not {image_shape!r}.")
+    if not 0 <= label_smoothing <= 1:
+        raise ImclError(f"label_smoothing is a portion from 0 to 1, not {label_smoothing}.")
 
 
 def _settings_for(term: type[Term], settings: Settings) -> Settings:

@@ -12,6 +12,7 @@ from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from imcl_core.attach.layer import Layer
+from imcl_core.attach.trace import version_of
 from imcl_core.errors import ImclError
 
 # Decorates what `torch.compile` is to leave alone: `torch.compiler.disable`, which costs a second of every import, at
@@ -32,6 +33,9 @@ _RUNS_AGAIN = (
     "by set_grad_checkpointing(False), or leave it out of `layers`."
 )
 _SKIPPED = "Layer {name!r} did not run in this step: leave it out of `layers`."
+_SEVERAL = (
+    "Layer {name!r} ran {count} times in this step, so that its losses would be several: leave it out of `layers`."
+)
 _EMPTY = (
     "Layer {name!r} has lost its weights, as in the replicas of DataParallel, or holds parts of them, as in FSDP: use "
     "DistributedDataParallel(collaboration)."
@@ -58,18 +62,19 @@ class _TwoOutputs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
         output = _taken(ctx)
+        every, ctx.inputs = ctx.inputs, None  # a loss that is kept shall keep no maps
         received = [g for g in (from_network, from_local) if g is not None]
-        if not received:
-            return (None,) * (3 + len(ctx.inputs) + len(ctx.parameters))
-        inputs = [x for x in ctx.inputs if x.requires_grad]
+        if not (received and output.requires_grad):
+            return (None,) * (3 + len(every) + len(ctx.parameters))
+        inputs = [x for x in every if x.requires_grad]
         to_inputs = iter(())
         if from_network is not None and inputs:
-            to_inputs = iter(_gradients(output, inputs, from_network, retain_graph=True))
+            to_inputs = iter(_gradients(output, inputs, from_network, retain_graph=True, allow_unused=True))
         to_parameters = ()
         if ctx.parameters:
             total = received[0] if len(received) == 1 else torch.add(*received)
             to_parameters = _gradients(output, ctx.parameters, total, allow_unused=True)
-        to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in ctx.inputs)
+        to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in every)
         return None, None, None, *to_tensors, *to_parameters
 
 
@@ -90,7 +95,7 @@ class _Tap(torch.autograd.Function):
     def backward(ctx, from_network: Tensor | None, from_local: Tensor | None):
         output = _taken(ctx)
         to_parameters = (None,) * len(ctx.parameters)
-        if from_local is not None and ctx.parameters:
+        if from_local is not None and ctx.parameters and output.requires_grad:
             to_parameters = _gradients(output, ctx.parameters, from_local, retain_graph=True, allow_unused=True)
         return None, from_network, *to_parameters
 
@@ -107,7 +112,8 @@ def _taken(ctx) -> Tensor:
 
 def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **options: bool) -> tuple:
     try:
-        return torch.autograd.grad(output, inputs, gradient, **options)
+        with _without_hooks(inputs):
+            return torch.autograd.grad(output, inputs, gradient, **options)
     except RuntimeError as error:
         if "checkpoint" not in str(error):
             raise
@@ -118,15 +124,28 @@ def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **opt
 
 
 @contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Keeps hooks of `tensors` from a gradient on its way: they run once, where it arrives."""
+    hooks = [(tensor, tensor._backward_hooks) for tensor in tensors if tensor._backward_hooks]
+    for tensor, _ in hooks:
+        tensor._backward_hooks = None
+    try:
+        yield
+    finally:
+        for tensor, kept in hooks:
+            tensor._backward_hooks = kept
+
+
+@contextmanager
 def replaced_forward(network: nn.Module, name: str, forward: Callable) -> Iterator[None]:
     """Lets `forward` run in the place of the forward of the module `name`."""
     module = network.get_submodule(name)
     previous = module.__dict__.get("forward")
     with _runs_once(name) as check:
 
-        def checked(*inputs: Tensor) -> Tensor:
+        def checked(*inputs: Tensor, **named: Tensor) -> Tensor:
             check()
-            return forward(*inputs)
+            return forward(*inputs, *named.values())
 
         module.forward = checked
         try:
@@ -233,7 +252,7 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
     plain_forward, kept, graph = source.forward, [], torch.is_grad_enabled()
 
     def keep(for_network: Tensor, for_losses: Tensor) -> Tensor:
-        kept[:] = [(for_losses, _version(for_losses))]
+        kept.append((for_losses, version_of(for_losses)))
         with torch.set_grad_enabled(graph):
             read(_as_read(layer, for_losses))
         return for_network
@@ -244,12 +263,14 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
     def tap(output: Tensor) -> Tensor:
         return keep(*_Tap.apply(layer.changed, output, *parameters))
 
-    alone = layer.alone and not any(map(_recomputes, source.modules()))
+    alone = layer.alone and not any(_recomputes(m) or _changes_inputs(m) for m in source.modules())
     with replaced_forward(network, layer.source, forward) if alone else behind(network, layer, tap):
         yield
     if not kept:
         raise ImclError(_SKIPPED.format(name=layer.name))
-    if _version(kept[0][0]) != kept[0][1]:
+    if len(kept) > 1:
+        raise ImclError(_SEVERAL.format(name=layer.name, count=len(kept)))
+    if version_of(kept[0][0]) != kept[0][1]:
         raise ImclError(
             f"The network changes what layer {layer.name!r} returns in place, in training only: pass inplace=False "
             "to the module behind it."
@@ -269,8 +290,9 @@ def _recomputes(module: nn.Module) -> bool:
     return bool(module._forward_pre_hooks) or "parametrizations" in module._modules
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _changes_inputs(module: nn.Module) -> bool:
+    """Whether it does so in training alone, where no trace sees it."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace
 
 
 def _as_read(layer: Layer, output: Tensor) -> Tensor:

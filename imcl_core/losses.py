@@ -414,7 +414,7 @@ def _filters(weight: Tensor) -> Tensor:
     if weight.ndim < 2:
         raise ImclError(f"A kernel has shape (F, C, kh, kw); got {tuple(weight.shape)}.")
     wide = promote(weight)
-    return wide.flatten(1) if wide.is_contiguous() else wide.movedim(1, -1).flatten(1)
+    return wide.flatten(1) if weight.is_contiguous() else wide.movedim(1, -1).flatten(1)
 
 
 def _as_kernel(rows: Tensor, kernel: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class Layer:
     source, call: they read what the module of this name returns when it is called for the (`call` + 1)th time.
     shape: (C, H, W) of one image's features laid out as maps.
     layout: "maps" (B, C, H, W), "channels last" (B, H, W, C), "tokens" (B, T, C) or "sequence first" (T, B, C).
+    tokens: T, where there are any.
     alone: the layer is one module with tensors alone as inputs, so that it can be run apart from the network.
     changed: the network changes these features in place later on, so that the losses need a copy.
     """
@@ -27,15 +28,24 @@ class Layer:
     call: int = 0
     shape: tuple[int, int, int]
     layout: str = "maps"
+    tokens: int = 0
     alone: bool = False
     changed: bool = False
 
     def as_maps(self, features: Tensor) -> Tensor:
-        """`features` as maps (B, C, H, W). Of tokens, the last H·W are taken: those of classes come first."""
+        """`features` as maps (B, C, H, W). Of tokens, the last H·W are taken: those of classes come first.
+
+        `ImclError` for another number of tokens, of which nobody knows where they are.
+        """
         if self.layout == "sequence first":
             features = features.transpose(0, 1)
         if self.layout in ("tokens", "sequence first"):
             _, height, width = self.shape
+            if features.shape[1] != self.tokens:
+                raise ImclError(
+                    f"Layer {self.name!r} returns {features.shape[1]} tokens, and {self.tokens} of an image of "
+                    "`image_shape`: give images of that size, or leave it out of `layers`."
+                )
             return features[:, -height * width :].mT.unflatten(2, (height, width))
         return features.permute(0, 3, 1, 2) if self.layout == "channels last" else features
 
@@ -47,6 +57,8 @@ def find_modules(network: nn.Module, patterns: str | Sequence[str]) -> list[tupl
     `layer3.0.conv1`. Raises `ImclError` for a pattern that stands for nothing.
     """
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
+    if other := next((p for p in ([] if isinstance(patterns, str) else patterns) if not isinstance(p, str)), None):
+        raise ImclError(f"Modules are named by strings, such as {known[-1]!r}, not by a {type(other).__name__}.")
     found: dict[str, bool] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = [pattern] if pattern in known else [name for name in known if _matches(name, pattern)]

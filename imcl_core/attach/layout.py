@@ -34,8 +34,15 @@ def channels_at(output: Tensor) -> int | None:
             swap = {a: b for a, b in (_pair(node, len(order)), _pair(node, len(order))[::-1])}
             todo.append((node.next_functions[0][0], tuple(swap.get(d, d) for d in order)))
         elif name.startswith(_SAME):
-            todo += [(behind, order) for behind, _ in node.next_functions]
+            joined = name.startswith("Cat")
+            todo += [(behind, order) for behind, _ in node.next_functions if joined or not _stretched(behind, node)]
     return None
+
+
+def _stretched(behind: Any, node: Any) -> bool:
+    """Whether broadcasting makes an operand as large as the result, as it does a gate of the channels."""
+    made, result = (getattr(n, "_input_metadata", ()) for n in (behind, node))
+    return len(made) == 1 and tuple(made[0].shape) != tuple(result[0].shape)
 
 
 def _pair(node: Any, dims: int) -> tuple[int, int]:

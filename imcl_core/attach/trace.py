@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from imcl_core.attach.layer import Layer, find_modules
 from imcl_core.attach.layout import as_maps, channels_at
@@ -205,6 +206,7 @@ class Trace:
             call=end.number,
             shape=shape,
             layout=layout,
+            tokens=end.output.shape[:2].numel() if end.output.ndim == 3 else 0,
             alone=modules == [end] and end.pure and end.closed,
             changed=end.output._version > end.version,
         )
@@ -304,6 +306,11 @@ class Trace:
         raise ImclError(f"The network does not end in an nn.Sequential with dropout, which out needs: {remedy}.")
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often it was changed in place; 0 where that is not counted, in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
@@ -349,13 +356,21 @@ def has_dropout(module: nn.Module) -> bool:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Flags alone, since `eval` of some modules changes weights; what the run leaves in buffers is taken back."""
     modes = {module: module.training for module in network.modules()}
-    network.eval()
+    buffers = [(b, b.clone(), version_of(b)) for b in network.buffers() if not is_lazy(b)]
+    for module in modes:
+        module.training = False
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for buffer, value, version in buffers:
+                if version_of(buffer) != version:
+                    buffer.copy_(value)
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def _load_packages() -> None:
 
 def parse_methods(methods: str) -> tuple[str, ...]:
     """`"kernel+mid"` to `("mid", "kernel")`, in the order of `TERMS`; `"baseline"` to `()`."""
+    if not isinstance(methods, str):
+        raise ImclError(f"Methods are one string, joined by '+', such as 'mid+kernel', not {methods!r}.")
     names = [name.strip() for name in methods.split("+")]
     if names == ["baseline"]:
         return ()

@@ -24,10 +24,10 @@ class Decov(Term):
     inside = compares = True
 
     def attach(self, sites: Any, task: Any) -> None:
-        self.reads = sites.hidden()
+        self.reads, self.task = sites.hidden(), task
 
     def read(self, place: Layer, units: Tensor) -> Tensor:
-        return decov_loss(units.flatten(1))
+        return decov_loss(self.task.compared(units.flatten(1)))
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         return {self.named(p): self.settings.decov_weight * seen[p.name] for p in self.reads}

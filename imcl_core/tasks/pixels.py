@@ -55,6 +55,7 @@ class Pixels(Images):
     check_logits = staticmethod(check_maps)
 
     def __init__(self, settings: Any, smoothing: float = 0.0, ignored: int | None = None):
+        settings = settings if isinstance(settings, PixelSettings) else PixelSettings()
         super().__init__(settings, smoothing, settings.ignore_label if ignored is None else ignored)
         self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
 

@@ -134,11 +134,8 @@ def neighbours_compared(
                 right.plot(np.mean(tested[name][network]), place, **look, label=network)
             if network in bounds.get(name, {}):
                 right.plot(bounds[name][network], [place] * 2, color=shade, lw=1.5, label="_bounds")
-    for axis, title in ((left, "held-out images, one seed"), (right, "STL-10, mean over seeds and bounds")):
-        axis.axvline(0, color=BLACK, lw=0.8, ls=":")
-        axis.grid(axis="y", lw=0.4, alpha=0.4)
-        axis.set_title(title)
-        axis.set_xlabel("gain over the baseline (points)")
+    _beside_zero(left, "held-out images, one seed")
+    _beside_zero(right, "STL-10, mean over seeds and bounds")
     left.set_yticks(range(len(order)), order)
     left.set_ylim(len(order) - 0.4, -0.6)
     kinds = {"the paper's four": ORANGE, "others": BLUE}
@@ -148,3 +145,9 @@ def neighbours_compared(
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
+
+
+def _beside_zero(axis: Axes, title: str) -> None:
+    axis.axvline(0, color=BLACK, lw=0.8, ls=":")
+    axis.grid(axis="y", lw=0.4, alpha=0.4)
+    axis.set(title=title, xlabel="gain over the baseline (points)")

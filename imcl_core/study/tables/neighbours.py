@@ -63,22 +63,8 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
     them: one column more. Counting takes seconds, so it is left to the caller.
     """
     errors, tested = held_out(ledger), stl10_gains(ledger)
-    rows, data = [], []
-    for name, by_network in errors.items():
-        source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
-        cost = (operations or {}).get(name)
-        price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
-        gains = {model: tested.get(name, {}).get(model, {}) for model in NETWORKS}
-        on_stl10 = [_gain(name, model, by_seed, ledger) for model, by_seed in gains.items()]
-        judged = _errors(name, by_network, ledger)
-        rows.append((Cell((method_name(name),)), Cell((source,)), Cell(strength), judged, *price, *on_stl10))
-        figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
-        figures |= {"operations": cost, "held_out": _mean(by_network)}
-        figures |= {f"held_out_{model}": by_network.get(model) for model in NETWORKS}
-        for model, by_seed in gains.items():
-            figures |= {f"{key}_{model}": value for key, value in moments(by_seed.values()).items()}
-            figures[f"pairs_{model}"] = len(by_seed)
-        data.append(figures)
+    lines = [_row(name, errors[name], tested.get(name, {}), operations, ledger) for name in ROWS]
+    rows, data = zip(*lines, strict=True)
     note = (
         "Networks of a quarter of the width, every method at its default strength. Held-out error: in percent, the "
         "mean of both networks, then each; trained on 5,000 of CIFAR-10's training images and judged by 10,000 "
@@ -98,7 +84,30 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
         "method", "strength", "held_out", *priced, *(f"{key}_{m}" for m in NETWORKS for key in ("gain_mean", "pairs")),
     )  # fmt: skip
     title = "The four and their neighbours on equal terms, in narrow networks (not the paper's scale)"
-    return Table("neighbours", title, note, columns, tuple(rows), pd.DataFrame(data), shown)
+    return Table("neighbours", title, note, columns, rows, pd.DataFrame(data), shown)
+
+
+def _row(
+    name: str,
+    errors: Mapping[str, float],
+    tested: Mapping[str, Mapping[int, float]],
+    operations: Mapping[str, float] | None,
+    ledger: Ledger,
+) -> tuple[tuple[Cell, ...], dict[str, Any]]:
+    """A method's line, and its figures."""
+    source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
+    cost = (operations or {}).get(name)
+    price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
+    gains = {model: tested.get(model, {}) for model in NETWORKS}
+    on_stl10 = [_gain(name, model, by_seed, ledger) for model, by_seed in gains.items()]
+    cells = (Cell((method_name(name),)), Cell((source,)), Cell(strength), _errors(name, errors, ledger), *price)
+    figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
+    figures |= {"operations": cost, "held_out": _mean(errors)}
+    figures |= {f"held_out_{model}": errors.get(model) for model in NETWORKS}
+    for model, by_seed in gains.items():
+        figures |= {f"{key}_{model}": value for key, value in moments(by_seed.values()).items()}
+        figures[f"pairs_{model}"] = len(by_seed)
+    return (*cells, *on_stl10), figures
 
 
 def _strength(name: str) -> tuple[str, ...]:
