@@ -1,6 +1,7 @@
 """`imcl …`: the command line, thin over the package. The commands about many runs are those of `imcl_core.study`."""
 
 import argparse
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     parsed, unknown = _parser(arguments[:1]).parse_known_args(arguments)
     try:
         if unknown:
-            raise ImclError(f"Unknown argument {unknown[0]!r}.{nearest(unknown[0], parsed.known)} See --help.")
+            known = getattr(parsed, "known", ())  # of none where a mistake comes before the command
+            raise ImclError(f"Unknown argument {unknown[0]!r}.{nearest(unknown[0], known)} See --help.")
         return parsed.run(parsed) or 0
     except ImclError as error:
         print(f"imcl: {error}", file=sys.stderr)
+        return 130 if isinstance(error.__cause__, KeyboardInterrupt) else 2
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"imcl: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name not in OF_STUDY:

@@ -237,6 +237,8 @@ def _problem(arrays: Arrays) -> str | None:
     missing = [key for key in KEYS if key not in arrays]
     if missing:
         return f"lacks {', '.join(missing)}"
+    if arrays["classes"].ndim != 1:
+        return f"has classes of shape {arrays['classes'].shape}, not a list of names"
     classes = arrays["classes"].size
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]

@@ -76,8 +76,13 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
     with _locked(job.out, config.name, wait) as ours:
         if not ours or record.exists():
             return Result("skipped")
-        if job.ends is not None and not job.speeds.fits(config, job.ends - time.monotonic()):
-            return Result("postponed", speed=job.speeds.known(config))
+        if job.ends is not None:
+            try:
+                fits = job.speeds.fits(config, job.ends - time.monotonic())
+            except Exception as error:  # of the few steps that tell how fast it is
+                return Result("failed", _why(error))
+            if not fits:
+                return Result("postponed", speed=job.speeds.known(config))
         why = _attempt_afresh(config, job)
         if not record.exists():
             return Result("failed", why or "it ended without a record: take the call of exit() out of the notebook.")
@@ -106,12 +111,17 @@ def _attempt(config: RunConfig, job: Job) -> str:
         else:
             train(config, out=job.out, data_folder=job.data_folder, device=job.device, progress=job.progress)
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        if isinstance(error, ImclError):
-            return str(error)
-        return f"{type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
+        return _why(error)
     return ""
+
+
+def _why(error: Exception) -> str:
+    """What to say of a run that raised `error`, which is being handled; an interruption is raised again."""
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        raise error
+    if isinstance(error, ImclError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
 
 
 @contextmanager
@@ -191,7 +201,7 @@ def _todo(
         if any(map(_is_record, found.get(config.name, []))):
             outcome.skipped.append(config.name)
         elif failure.exists() and not retry_failed and config.name not in found:
-            outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8"))
+            outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8", errors="replace"))
         else:
             todo.append(config)
     if todo:

@@ -4,7 +4,9 @@ What they need is imported as they run, so that every help is there on a machine
 """
 
 import fnmatch
+import math
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,7 @@ Profile = Annotated[str, "smoke, cpu, narrow, t4 or paper"]
 Seeds = Annotated[int, "seeds 0, 1, … up to so many"]
 Dataset = Annotated[str | None, "only the runs on this data set; one that the table lacks takes its place"]
 Only = Annotated[str | None, Option("only runs whose names match: 'cifar100-vgg16-*-seed0-*'", metavar="PATTERN")]
+_NO_SEEDS = "There is no run of {} seeds: one or more."
 _HALVING = "for a search for weights: short runs first, and longer ones for the best third (1/N) of the candidates"
 Halving = Annotated[int | None, Option(_HALVING, metavar="N", alone=3)]
 Budget = Annotated[str | None, "start no run that would end later than this: 90s, 9m, 1.5h"]
@@ -138,6 +141,8 @@ def plan(
     from imcl_core.study.records import folders_given
     from imcl_core.training.recipes import SIZES
 
+    if seeds < 1:
+        raise ImclError(_NO_SEEDS.format(seeds))
     names = tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: grid(name, profile, seeds) for name in names}
     records = ledger.sheets(*folders_given([results], usual=["results"]))
@@ -207,12 +212,16 @@ def gpu(
       imcl gpu --minutes 4 --device cpu --profile smoke --table table-3 --dataset digits --steps 2    a rehearsal
     """
     from imcl_core.study.gpu.session import session
+    from imcl_core.study.records import folders_given
     from imcl_core.training.machine import choose_device
 
+    if not 0 < minutes < math.inf:
+        raise ImclError(f"The minutes of a session are a number above 0, not {minutes:g}.")
+    folders_given([results], usual=["results"])
     configs = _wanted(table, profile, seeds, dataset, only)
     options = {"profile": profile, "results": results, "data_folder": data_folder, "steps": steps}
     found = session(configs, minutes, out, device=choose_device(device), **options)
-    return 1 if found["failed"] else 0
+    return 1 if found["failed"] or found["failed_runs"] else 0
 
 
 COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, tables, gpu)
@@ -224,6 +233,8 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, t
 def _wanted(table: str, profile: str, seeds: int, dataset: str | None, only: str | None) -> "list[RunConfig]":
     from imcl_core.study.grids import grid
 
+    if seeds < 1:
+        raise ImclError(_NO_SEEDS.format(seeds))
     configs = grid(table, profile, seeds, dataset)
     if only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, only)]):
         raise ImclError(f"No run of {table} has a name that matches {only!r}: try '*vgg16*'.")
@@ -247,12 +258,17 @@ def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any
     from imcl_core.study import ledger, search
     from imcl_core.study.batch import run_batch
 
+    began, budget = time.monotonic(), how["budget"]
+    if not (cases := search.candidates_of(configs)):
+        raise ImclError("There is nothing to choose among these runs: --halving is for a table such as search.")
+
     def train(runs: "list[RunConfig]") -> dict[str, float]:
-        run_batch(runs, out, **how)
+        left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
+        run_batch(runs, out, **how | {"budget": left})
         folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
         return {record.config.name: record.last_error for record in ledger.records(*folders)}
 
-    for case, candidates in search.candidates_of(configs).items():
+    for case, candidates in cases.items():
         told = search.apart(candidates)
 
         def seen(rung: search.Rung, case: str = case, told: dict = told) -> None:
@@ -295,6 +311,9 @@ def _seconds(budget: str | None) -> float | None:
         return None
     units = {"s": 1, "m": 60, "h": 3600}
     try:
-        return float(budget[:-1]) * units[budget[-1]]
+        seconds = float(budget[:-1]) * units[budget[-1]]
+        if not 0 <= seconds < math.inf:
+            raise ValueError(budget)
+        return seconds
     except (KeyError, ValueError, IndexError):
         raise ImclError(f"A budget is a number with a unit, such as 90s, 9m or 1.5h, not {budget!r}.") from None

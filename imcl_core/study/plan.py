@@ -86,17 +86,17 @@ def work(configs: Iterable[RunConfig]) -> Work:
 def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()) -> tuple[float, bool]:
     """Hours of one `gpu` of `GPUS`, and whether they rest on measured speeds.
 
-    A run like one of `records` that had such a GPU for itself takes as long as that did; any other `SHARE` of the
-    GPU's peak.
+    A run like one of `records` that had such a GPU for itself takes as long for an image as that did; any other
+    `SHARE` of the GPU's peak.
     """
     speeds: dict[tuple, list[float]] = {}
     for record in records:
         if gpu in record.run["device"] and record.run.get("at_once", 1) == 1:
-            speeds.setdefault(record.config.like, []).append(record.run["seconds"] / record.config.epochs)
+            speeds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     seconds, measured = 0.0, bool(configs)
     for config in configs:
         if like := speeds.get(config.like):
-            seconds += config.epochs * statistics.median(like)
+            seconds += _seen(config) * statistics.median(like)
         else:
             seconds += work([config]).operations / (SHARE[gpu] * GPUS[gpu])
             measured = False

@@ -75,13 +75,18 @@ class Standing:
 
     def why(self, name: str) -> str:
         """The sentence that a failed run left."""
-        return first_line(self._failed[name][0].read_text(encoding="utf-8", errors="replace"))
+        return _sentence(self._failed[name][0])
 
 
 def failures(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, str]:
     """Why the runs failed that did, by name."""
     paths = [(config, failure_file(folder, config)) for folder in existing(*folders) for config in configs]
-    return {config.name: first_line(file.read_text(encoding="utf-8")) for config, file in paths if file.exists()}
+    return {config.name: _sentence(file) for config, file in paths if file.exists()}
+
+
+def _sentence(failure: Path) -> str:
+    """The first line of what a failed run left."""
+    return first_line(failure.read_text(encoding="utf-8", errors="replace"))
 
 
 def failure_file(folder: Path, config: RunConfig) -> Path:

@@ -54,7 +54,10 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         )
     if kind == "cuda" and not torch.cuda.is_available():
         raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
-    return torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
+    try:
+        return torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
+    except RuntimeError:
+        raise ImclError(f"Unknown device {name!r}: use cpu, cuda, or a GPU by its number, such as cuda:1.") from None
 
 
 AT_ONCE = "IMCL_AT_ONCE"  # the variable by which a pool tells its processes how many of them share a GPU

@@ -27,7 +27,7 @@ from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import Files, tell
 from imcl_core.training.machine import choose_device, environment, forget_peak, kept_memory, peak_memory, processes
-from imcl_core.training.record import Record, finished_record, write_record
+from imcl_core.training.record import Record, finished_record, read_record, write_record
 from imcl_core.training.sheets import NewerRecord
 from imcl_core.training.step import make_step
 
@@ -144,11 +144,28 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
 
 
 def _write(files: Files, record: Record, network: nn.Module, data: DataSet) -> None:
-    """What is left of a finished run; the record last: what has one is finished."""
+    """What is left of a finished run; the record last: what has one is finished.
+
+    A record that is there already, of another process or of a teacher whose network was lost, is never replaced by
+    another outcome.
+    """
+    if _has_another(files, record):
+        tell(f"{record.config.name} has a record of another outcome in {files.folder}, which stays as it is.")
+        return
     arrays.write(files.arrays, arrays.small_arrays(network, data))
     record.run["network"] = checkpoints.save_network(files.network, network)
     write_record(record, files.folder)
     files.checkpoint.unlink(missing_ok=True)
+
+
+def _has_another(files: Files, record: Record) -> bool:
+    """Whether there is a record of another outcome; a damaged one is none."""
+    try:
+        return files.record.exists() and read_record(files.record).curve != record.curve
+    except NewerRecord:
+        return True
+    except ImclError:
+        return False
 
 
 FORMAT = 2  # of checkpoints; the first one did not name its run

@@ -98,6 +98,7 @@ def test_a_damaged_npz_is_moved_aside_and_named(folder, damage):
     ("change", "message"),
     [
         ({"y_test": None}, "lacks y_test"),
+        ({"classes": np.array("cat")}, r"has classes of shape \(\), not a list of names"),
         ({"classes": None, "x_train": None}, "lacks x_train, classes"),
         ({"x_train": np.zeros((200, 3, 32, 32), np.uint8)}, r"x_train of uint8 \(200, 3, 32, 32\)"),
         ({"x_test": np.zeros((40, 32, 32, 3), np.float32)}, "x_test of float32"),

@@ -65,6 +65,26 @@ def test_runs_that_cannot_end_in_time_are_not_started(three, tmp_path):
     assert run([tiny(seed=9)], tmp_path, budget=0).postponed == [tiny(seed=9).name]
 
 
+def test_a_run_whose_speed_cannot_be_tried_fails_alone(tmp_path, monkeypatch):
+    broken, sound = tiny(seed=3), tiny(seed=4)
+
+    def fits(self, config, seconds):
+        if config == broken:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return True
+
+    monkeypatch.setattr(Speeds, "fits", fits)
+    outcome = run([broken, sound], tmp_path, budget=60)
+    assert (outcome.done, list(outcome.failed)) == ([sound.name], [broken.name])
+    assert "out of memory" in (tmp_path / f"{broken.name}.failed.txt").read_text()
+
+
+def test_why_a_run_failed_may_be_written_in_any_bytes(tmp_path):
+    (tmp_path / f"{tiny().name}.failed.txt").write_bytes(b"\xff\xfe\n")
+    assert list(run([tiny()], tmp_path).failed_before) == [tiny().name]
+    assert list(records.failures([tiny()], tmp_path)) == [tiny().name]
+
+
 def test_without_records_a_trial_tells_the_speed(tmp_path):
     config = tiny(model="vgg16", epochs=10_000)
     outcome = run([config, dataclasses.replace(config, epochs=1)], tmp_path, budget=60)

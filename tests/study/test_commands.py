@@ -9,9 +9,11 @@ import types
 import numpy as np
 import pytest
 import torch
+from made_records import RUN, record, write
 
-from imcl_core import RunConfig
+from imcl_core import ImclError, Record, RunConfig
 from imcl_core.cli import main
+from imcl_core.study import batch, commands
 from imcl_core.study.grids import GRIDS
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
@@ -36,6 +38,16 @@ def tiny(**settings):
         (["batch", "study", "--ray", "--budget", "9m"], "leave it out"),
         (["batch", "study", "--dataset", "digits", "--out", "file/runs"], "another folder"),
         (["merge", "nowhere"], "nowhere"),
+        (["--quiet", "train"], "Unknown argument '--quiet'"),
+        (["train", "digits", "--device", "cpu:foo"], "Unknown device 'cpu:foo'"),
+        (["train", "digits", "--out", "x" * 300], "File name too long"),
+        (["batch", "table-3", "--halving"], "nothing to choose"),
+        (["batch", "study", "--seeds", "0"], "no run of 0 seeds"),
+        (["plan", "table-3", "--seeds", "-1"], "no run of -1 seeds"),
+        (["batch", "study", "--budget", "nans"], "not 'nans'"),
+        (["gpu", "--minutes", "inf"], "not inf"),
+        (["gpu", "--results", "nowhere"], "nowhere"),
+        (["gpu", "--minutes", "1", "--device", "cpu", "--out", "file"], "choose another one"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -48,6 +60,28 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, capsys, tmp_path
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_halving_has_one_budget_for_all_its_rungs(tmp_path, monkeypatch):
+    given, clock = [], iter(range(0, 10**6, 100))
+    monkeypatch.setattr(commands.time, "monotonic", lambda: next(clock))
+
+    def run_batch(configs, out, **options):
+        given.append(options["budget"])
+        write(tmp_path, *(Record(config, record(50.0).curve, RUN) for config in configs))
+
+    monkeypatch.setattr(batch, "run_batch", run_batch)
+    only = ["--only", "cifar10-*-kernel-*", "--profile", "narrow", "--results", str(tmp_path), "--out", str(tmp_path)]
+    assert main(["batch", "search", "--halving", "--budget", "150s", *only]) == 0
+    assert given == [50.0, 0.0]
+
+
+def test_an_interrupted_run_has_the_status_of_one(monkeypatch):
+    def interrupted(*_, **__):
+        raise ImclError("interrupted") from KeyboardInterrupt()
+
+    monkeypatch.setattr("imcl_core.training.run.train", interrupted)
+    assert main(["train", "digits", "--profile", "smoke"]) == 130
 
 
 def test_batch_merge_and_status_from_the_command_line(tmp_path, monkeypatch, capsys):

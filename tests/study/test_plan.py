@@ -77,6 +77,8 @@ def test_hours_rest_on_the_records_of_like_runs_and_else_on_a_share_of_the_peak(
     known = [record(config, seconds=400), record(dataclasses.replace(config, epochs=100), seconds=200)]
     assert hours([config], "H100", known) == (pytest.approx(400 / 3600), True)
     assert hours([config, other], "H100", known)[1] is False
+    tenth = dataclasses.replace(config, train_size=5_000)
+    assert hours([config], "H100", [record(tenth, seconds=40)]) == (pytest.approx(400 / 3600), True)
     assert hours([config], "A100", known) == hours([config], "A100")
     shared = record(config, seconds=4000)
     shared.run["at_once"] = 10  # runs on one GPU, each with a part of its time

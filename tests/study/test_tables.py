@@ -8,6 +8,7 @@ import re
 import statistics
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -79,16 +80,16 @@ def test_imagenet32_counts_top5_errors(tmp_path):
 
 
 def test_each_cell_says_what_it_rests_on(tmp_path):
-    (path,) = write(tmp_path / "runs", record(seed=4))
+    (path,) = write(tmp_path / "runs #1", record(seed=4))
     table = tables.table("table-1", Ledger(tmp_path))
     html = table.html(tmp_path)
-    assert f'<a href="runs/{path.name}">seed 4</a>' in html
+    assert f'<a href="runs%20%231/{path.name}">seed 4</a>' in html
     assert "profile paper<br>Device &lt;1&gt;<br>" in html
     assert (cell(table)["hardware"], cell(table)["records"]) == ("Device <1>", path.name)
     assert "Hardware: Device $<$1$>$." in table.latex()
     (page_file, *_) = table.write(tmp_path / "out")
     (link,) = re.findall(r'href="([^"]+)"', page_file.read_text())
-    assert (page_file.parent / link).resolve() == path.resolve()
+    assert (page_file.parent / unquote(link)).resolve() == path.resolve()
 
 
 @pytest.mark.parametrize(("name", "source"), [("table-1", "table1"), ("table-2", "table2"), ("table-3", "table3")])

@@ -15,6 +15,7 @@ from imcl_core.collaboration import Collaboration
 from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training import run as training
+from imcl_core.training.record import write_record
 
 
 @pytest.fixture
@@ -90,6 +91,19 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     first = run(tiny(epochs=1), out=tmp_path)
     monkeypatch.setattr(training, "load", lambda *_, **__: pytest.fail("trained again"))
     assert outcome(run(tiny(epochs=1), out=tmp_path)) == outcome(first)
+
+
+def test_a_record_is_never_replaced_by_another_outcome(tmp_path, capsys):
+    config = tiny(epochs=1)
+    first = run(config, out=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    again, _ = run(config, out=tmp_path, return_collaboration=True)  # the same digits, so that it may be written
+    assert again.curve == first.curve and capsys.readouterr().err == ""
+    first.curve[-1]["test_error"] += 1
+    write_record(first, tmp_path)
+    other = path.read_bytes()
+    run(config, out=tmp_path, return_collaboration=True)
+    assert path.read_bytes() == other and "has a record of another outcome" in capsys.readouterr().err
 
 
 def test_a_run_killed_between_its_last_epoch_and_its_record_is_finished_and_not_begun_again(tmp_path, monkeypatch):

@@ -32,8 +32,12 @@ class Session:
     def __init__(self, out: Path, minutes: float, device: torch.device):
         self.out, self.records, self.device = out, out / "records", device
         self.ends = time.monotonic() + 60 * minutes
-        self.found: dict[str, Any] = {**environment(device), "minutes": minutes, "failed": None, "speeds": []}
-        out.mkdir(parents=True, exist_ok=True)
+        self.found: dict[str, Any] = {**environment(device), "minutes": minutes, "speeds": []}
+        self.found |= {"failed": None, "failed_runs": []}  # checks, and runs
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImclError(f"Could not make the folder {out} ({error.strerror}): choose another one.") from error
 
     def tell(self, line: str) -> None:
         """Prints a line, and adds it to the log."""
@@ -74,11 +78,12 @@ class Session:
         options = {"done": [results], "data_folder": data_folder, "device": self.device, "progress": False}
         outcome = run_batch(configs, self.records, budget=max(0.0, self.left), speeds=known, **options)
         self.tell(f"{len(outcome.done)} runs done, {len(outcome.failed)} failed: {'; '.join(outcome.failed) or '-'}")
+        self.found["failed_runs"] += outcome.failed
         begun = [config for config in configs if config.name in outcome.postponed]
         for config in begun:
             if self.left > 0:
                 self.tell(f"begins {config.name}, which another session can finish")
-                run_batch([config], self.records, **options)
+                self.found["failed_runs"] += run_batch([config], self.records, **options).failed
 
 
 def session(
@@ -103,7 +108,8 @@ def session(
             at.check()
             at.measure(profile, steps)
             at.work(configs, results, data_folder)
-        at.tell("all runs are done")
+        failed = len(at.found["failed_runs"])
+        at.tell(f"{failed} runs failed: the folder of records says why" if failed else "all runs are done")
     except (KeyboardInterrupt, ImclError) as error:
         if isinstance(error, ImclError) and not isinstance(error.__cause__, KeyboardInterrupt):
             at.tell(f"stopped: {error}")

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -163,7 +164,7 @@ def _html_cell(cell: Cell, kind: str, base: str | Path) -> str:
 
 def _html_runs(cell: Cell, base: str | Path) -> str:
     """What a cell rests on, folded: profile, hardware, and a link to each record."""
-    paths = [_escaped(os.path.relpath(run.path, base).replace(os.sep, "/")) for run in cell.runs]
+    paths = [_escaped(quote(os.path.relpath(run.path, base).replace(os.sep, "/"), safe="/+")) for run in cell.runs]
     names = [_escaped(name) for name in cell.links or (f"seed {run.seed}" for run in cell.runs)]
     links = ", ".join(f'<a href="{path}">{name}</a>' for path, name in zip(paths, names, strict=True))
     devices = ", ".join(sorted({run.device for run in cell.runs}))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from runs import outcome, run, tiny
 
-from imcl_core.study import ledger
+from imcl_core import ImclError
+from imcl_core.study import batch, ledger
 from imcl_core.study.gpu import checks, session, speeds
 from imcl_core.training import machine
 
@@ -42,6 +43,17 @@ def test_all_is_done_and_a_check_that_fails_is_told_but_stops_nothing(tmp_path, 
     assert "FAILED wrong" in log
     assert "checks: 1 of 2 passed" in log
     assert "all runs are done" in log
+
+
+def test_a_session_whose_runs_fail_says_so(tmp_path, quick, monkeypatch):
+    def broken(*_, **__):
+        raise ImclError("no such luck")
+
+    monkeypatch.setattr(batch, "train", broken)
+    found = session.session([tiny(epochs=1)], 2, tmp_path, device=CPU, results=tmp_path / "none")
+    assert found["failed_runs"] == [tiny(epochs=1).name]
+    log = (tmp_path / "gpu-log.txt").read_text()
+    assert "1 runs failed" in log and "all runs are done" not in log
 
 
 def test_a_session_ends_in_time_and_another_goes_on(tmp_path, quick):
