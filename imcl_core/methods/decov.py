@@ -14,7 +14,7 @@ from imcl_core.settings import Settings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DecovSettings(Settings):
-    decov_weight: float = setting(0.1, "weight of DeCov, for each hidden layer of the classifier", least=0, most=10**6)
+    decov_weight: float = setting(3e-4, "weight of DeCov, for each hidden layer of the classifier", least=0, most=10**6)
 
 
 class Decov(Term):

@@ -20,7 +20,7 @@ def test_decov_is_the_sum_over_pairs_of_units():
 
 
 def test_decov_reads_every_hidden_layer_of_the_classifier_and_no_other():
-    collaboration = make("decov", dropout=0.0)
+    collaboration = make("decov", dropout=0.0, decov_weight=0.1)
     images, labels = make_batch()
     c = collaboration.network.classifier
     features = collaboration.network.pool(collaboration.network.trunk(images))
