@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from tqdm import tqdm
 
 from imcl_core.measure.memory import on_fake_tensors
 from imcl_core.training.config import RunConfig
@@ -125,6 +126,8 @@ def plan(grids: dict[str, Sequence[RunConfig]], records: Iterable[Record] = ()) 
     """A row a table: its runs, millions of images, 10¹⁸ operations, and hours of each GPU; the last, each run once."""
     every = {config.name: config for configs in grids.values() for config in configs}
     rows, records = {}, list(records)
+    for config in tqdm(every.values(), desc="counting operations", unit="run", delay=1, leave=False, disable=None):
+        operations(config)  # takes the time; it is kept for what follows
     for name, configs in {**grids, "all, each run once": list(every.values())}.items():
         sums = work(configs)
         rows[name] = {"runs": sums.runs, "10⁶ images": sums.images / 1e6, "10¹⁸ operations": sums.operations / 1e18}

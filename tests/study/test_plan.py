@@ -12,6 +12,7 @@ from imcl_core.cli import main
 from imcl_core.errors import ImclError
 from imcl_core.methods import TERMS
 from imcl_core.networks import build
+from imcl_core.study import plan as planning
 from imcl_core.study.grids import GRIDS, SEARCH, grid
 from imcl_core.study.plan import GPUS, SHARE, core_hours, hours, operations, plan, work
 from imcl_core.study.search import apart, candidates_of, halve
@@ -225,3 +226,10 @@ def test_the_search_tries_nine_strengths_of_everything_on_training_images_alone(
         methods = runs[0].methods
         usual = RunConfig(model=runs[0].model, methods=methods, profile="narrow", **SEARCH)
         assert usual in runs, f"{case}: the default is not among what is tried"
+
+
+def test_counting_shows_how_far_it_is(monkeypatch):
+    shown = []
+    monkeypatch.setattr(planning, "tqdm", lambda configs, **_: shown.append(len(configs)) or configs)
+    planning.plan({"one": [RunConfig(**CASE)], "two": [RunConfig(**CASE), RunConfig(methods="mid", **CASE)]})
+    assert shown == [2]
