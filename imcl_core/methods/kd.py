@@ -19,7 +19,7 @@ from imcl_core.settings import Settings, setting
 @dataclass(frozen=True, kw_only=True)
 class KdSettings(Settings):
     kd_alpha: float = setting(0.5, "weight of the teacher against the labels", least=0, most=1)
-    kd_temperature: float = setting(2.0, "T of distillation", above=0, most=10**6)
+    kd_temperature: float = setting(1.0, "T of distillation", above=0, most=10**6)
     kd_seed: int = setting(1, "the teacher is the baseline of this run's seed plus this", least=0, most=2**31)
 
 
