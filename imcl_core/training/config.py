@@ -138,11 +138,6 @@ class RunConfig(MethodSettings, PopulationSettings):
                 f"Images of {self.dataset} have {own}×{own} pixels: with {self.model}, side must be one of "
                 f"{', '.join(map(str, sides))}, not {self.side}."
             )
-        if self.validation and self.held_out >= self.recipe.images:
-            raise ImclError(
-                f"{self.dataset} has {self.recipe.images:,} training images: held_out must be less, not "
-                f"{self.held_out:,}."
-            )
         side = self.side // smallest
         if not 1 <= self.pool <= side:
             raise ImclError(

@@ -98,8 +98,3 @@ def test_wrong_settings_are_one_sentence(settings, message):
     with pytest.raises(ImclError, match=message) as caught:
         run(RunConfig(**settings))
     assert "\n" not in str(caught.value)
-
-
-def test_more_images_are_not_held_out_than_there_are():
-    with pytest.raises(ImclError, match="digits has 1,437 training images: held_out must be less, not 10,000"):
-        RunConfig(dataset="digits", validation=True, held_out=10_000)
