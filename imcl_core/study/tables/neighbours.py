@@ -79,7 +79,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     priced = [] if operations is None else ["operations"]
-    columns = ("method", "source", "strength", "held-out error", *priced, *(f"STL-10, {NAMES[m]}" for m in NETWORKS))
+    columns = ("method", "strength", "held-out error", *priced, *(f"STL-10, {NAMES[m]}" for m in NETWORKS))
     shown = (
         "method", "strength", "held_out", *priced, *(f"{key}_{m}" for m in NETWORKS for key in ("gain_mean", "pairs")),
     )  # fmt: skip
@@ -96,11 +96,11 @@ def _row(
 ) -> tuple[tuple[Cell, ...], dict[str, Any]]:
     """A method's line, and its figures."""
     source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
-    cost = (operations or {}).get(name)
+    cost = (operations or {}).get(name.split()[0])
     price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
     gains = {model: tested.get(model, {}) for model in NETWORKS}
     on_stl10 = [_gain(name, model, by_seed, ledger) for model, by_seed in gains.items()]
-    cells = (Cell((method_name(name),)), Cell((source,)), Cell(strength), _errors(name, errors, ledger), *price)
+    cells = (Cell((method_name(name), *filter(None, [source]))), Cell(strength), _errors(name, errors, ledger), *price)
     figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
     figures |= {"operations": cost, "held_out": _mean(errors)}
     figures |= {f"held_out_{model}": errors.get(model) for model in NETWORKS}
