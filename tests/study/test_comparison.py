@@ -66,7 +66,7 @@ def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_pa
     cells, data = row(tmp_path, "cutout")
     assert [cell.lines for cell in cells] == [
         ("cutout", "DeVries 2017"), ("cutout_size 2",), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
-        ("+1.50 ± 0.50 (3)", "+0.66 to +2.34"), ("no run yet",),
+        ("ResNet-18 +1.50 ± 0.50 (3)", "+0.66 to +2.34"),
     ]  # fmt: skip
     assert (data["held_out"], data["held_out_resnet18"], data["held_out_vgg16"]) == (40.75, 40.0, 41.5)
     assert (data["gain_mean_resnet18"], data["pairs_resnet18"], data["pairs_vgg16"]) == (1.5, 3, 0)
@@ -76,7 +76,7 @@ def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_pa
     assert row(tmp_path, "baseline")[0][3].lines == ("",)
     html = table.html(tmp_path)
     assert re.search(r'<a href="cifar10-resnet18-cutout-narrow-seed0-\w+\.json">ResNet-18</a>, <a [^>]+>VGG-16', html)
-    assert re.search(r'<a href="stl10-resnet18-cutout-narrow-seed2-\w+\.json">seed 2</a>', html)
+    assert re.search(r'<a href="stl10-resnet18-cutout-narrow-seed2-\w+\.json">ResNet-18, seed 2</a>', html)
 
 
 def test_gains_are_over_the_baseline_of_the_same_network_and_seed(tmp_path):

@@ -211,7 +211,7 @@ def claims_table(ledger: Ledger, memory: Mapping[str, int] | None = None) -> Tab
     )
     figures = pd.DataFrame(data)
     figures = figures.astype({name: "Int64" for name in figures if name.endswith("_n") or name == "n"})
-    columns = ("claim", "about", "where", "paper", "ours", "exact", "proxy: narrow")
+    columns = ("claim", "paper", "ours", "exact", "proxy: narrow")
     shown = ("claim", "paper", "mean", "n", "verdict", "narrow_verdict")
     return Table("claims", "The ledger of claims", note, columns, tuple(rows), figures, shown)
 
@@ -224,9 +224,7 @@ def _row(claim: Claim | MemoryClaim, found: _Found) -> tuple[Cell, ...]:
     exact = found[True][0]
     proxies = {augment: proxy for augment, (_, proxy) in found.items() if proxy}
     return (
-        Cell((claim.statement,)),
-        Cell((claim.group,)),
-        Cell((claim.where,)),
+        Cell((claim.statement, f"{claim.group}, {claim.where}")),
         Cell((show(claim.size),), claim.size),
         Cell(_by_way({augment: _size(each, show) for augment, (each, _) in found.items()}), exact.mean),
         Cell(_by_way({augment: _outcome(each) for augment, (each, _) in found.items()})),

@@ -79,7 +79,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     priced = [] if operations is None else ["operations"]
-    columns = ("method", "strength", "held-out error", *priced, *(f"STL-10, {NAMES[m]}" for m in NETWORKS))
+    columns = ("method", "strength", "held-out error", *priced, "gain on STL-10")
     shown = (
         "method", "strength", "held_out", *priced, *(f"{key}_{m}" for m in NETWORKS for key in ("gain_mean", "pairs")),
     )  # fmt: skip
@@ -99,7 +99,6 @@ def _row(
     cost = (operations or {}).get(name.split()[0])
     price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
     gains = {model: tested.get(model, {}) for model in NETWORKS}
-    on_stl10 = [_gain(name, model, by_seed, ledger) for model, by_seed in gains.items()]
     cells = (Cell((method_name(name), *filter(None, [source]))), Cell(strength), _errors(name, errors, ledger), *price)
     figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
     figures |= {"operations": cost, "held_out": _mean(errors)}
@@ -107,7 +106,7 @@ def _row(
     for model, by_seed in gains.items():
         figures |= {f"{key}_{model}": value for key, value in moments(by_seed.values()).items()}
         figures[f"pairs_{model}"] = len(by_seed)
-    return (*cells, *on_stl10), figures
+    return (*cells, _gains(name, gains, ledger)), figures
 
 
 def _strength(name: str) -> tuple[str, ...]:
@@ -134,12 +133,17 @@ def _mean(by_network: Mapping[str, float]) -> float | None:
     return statistics.fmean(by_network.values()) if len(by_network) == len(NETWORKS) else None
 
 
-def _gain(name: str, model: str, by_seed: Mapping[int, float], ledger: Ledger) -> Cell:
-    if not by_seed:
-        return Cell(("" if name == BASELINE else NO_RUN,))
-    values = list(by_seed.values())
-    found = moments(values)
-    lines = [signed(found["gain_mean"]) + plus_minus(found["gain_deviation"]) + f" ({len(values)})"]
-    lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
-    runs = tuple(run for run in ledger.runs(_tested(name, model)) if run.seed in by_seed)
-    return Cell(tuple(lines), found["gain_mean"], runs, "narrow")
+def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger) -> Cell:
+    """Two lines a network: the mean gain over seeds, and its bounds."""
+    lines, runs, links = [], [], []
+    for model, by_seed in ((model, by_seed) for model, by_seed in gains.items() if by_seed):
+        values = list(by_seed.values())
+        found = moments(values)
+        mean = signed(found["gain_mean"]) + plus_minus(found["gain_deviation"])
+        lines.append(f"{NAMES[model]} {mean} ({len(values)})")
+        lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
+        here = [run for run in ledger.runs(_tested(name, model)) if run.seed in by_seed]
+        runs, links = [*runs, *here], [*links, *(f"{NAMES[model]}, seed {run.seed}" for run in here)]
+    means = [statistics.fmean(by_seed.values()) for by_seed in gains.values() if by_seed]
+    mean = statistics.fmean(means) if len(means) == len(NETWORKS) else None
+    return Cell(tuple(lines) or ("" if name == BASELINE else NO_RUN,), mean, tuple(runs), "narrow", tuple(links))
