@@ -66,7 +66,7 @@ def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_pa
     cells, data = row(tmp_path, "cutout")
     assert [cell.lines for cell in cells] == [
         ("cutout", "DeVries 2017"), ("cutout_size 2",), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
-        ("ResNet-18 +1.50 ± 0.50 (3)", "+0.66 to +2.34"),
+        ("ResNet-18 (3)", "+1.50 ± 0.50", "+0.66 to +2.34"),
     ]  # fmt: skip
     assert (data["held_out"], data["held_out_resnet18"], data["held_out_vgg16"]) == (40.75, 40.0, 41.5)
     assert (data["gain_mean_resnet18"], data["pairs_resnet18"], data["pairs_vgg16"]) == (1.5, 3, 0)

@@ -134,13 +134,12 @@ def _mean(by_network: Mapping[str, float]) -> float | None:
 
 
 def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger) -> Cell:
-    """Two lines a network: the mean gain over seeds, and its bounds."""
+    """Three lines a network: its name and the seeds, the mean gain over them, its bounds."""
     lines, runs, links = [], [], []
     for model, by_seed in ((model, by_seed) for model, by_seed in gains.items() if by_seed):
         values = list(by_seed.values())
         found = moments(values)
-        mean = signed(found["gain_mean"]) + plus_minus(found["gain_deviation"])
-        lines.append(f"{NAMES[model]} {mean} ({len(values)})")
+        lines += [f"{NAMES[model]} ({len(values)})", signed(found["gain_mean"]) + plus_minus(found["gain_deviation"])]
         lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
         here = [run for run in ledger.runs(_tested(name, model)) if run.seed in by_seed]
         runs, links = [*runs, *here], [*links, *(f"{NAMES[model]}, seed {run.seed}" for run in here)]
