@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-NAME = re.compile(r"(([^-]+)-([^-]+)-(.+?)(?:-noise(\d[\d]*\.?\d*(?:e-?\d+)?))?-([a-z0-9]+))-seed(\d+)-[0-9a-f]{12}")
+NAME = re.compile(r"(([^-]+)-([^-]+)-(.+?)(?:-noise(\d+\.?\d*(?:e-?\d+)?))?-([a-z0-9]+))-seed(\d+)-[0-9a-f]{12}")
 RECORD, ARRAYS, NETWORK, CHECKPOINT = ".json", ".npz", ".network.pt", ".checkpoint.pt"
 FAILURE, NOTEBOOK = ".failed.txt", ".ipynb"
 

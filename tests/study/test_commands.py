@@ -76,6 +76,15 @@ def test_halving_has_one_budget_for_all_its_rungs(tmp_path, monkeypatch):
     assert given == [50.0, 0.0]
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    program = (
+        "import sys; from imcl_core.cli import main; sys.exit(main(['tables', 'table-1', '--results', sys.argv[1]]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read() and process.wait() == 1
+
+
 def test_an_interrupted_run_has_the_status_of_one(monkeypatch):
     def interrupted(*_, **__):
         raise ImclError("interrupted") from KeyboardInterrupt()

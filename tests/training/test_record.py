@@ -9,6 +9,7 @@ from imcl_core import ImclError, Record
 from imcl_core.study import ledger
 from imcl_core.training import checkpoints
 from imcl_core.training import run as training
+from imcl_core.training.files import NAME
 from imcl_core.training.record import read_record, write_record
 
 
@@ -79,3 +80,9 @@ def test_the_speed_is_that_of_the_usual_epoch_and_the_peak_that_of_training(monk
     at.seconds = [(30.0, 1.0), (2.0, 1.0), (2.0, 1.0)]  # the first one captures the step
     assert at.record().images_per_s == 96 / 2
     assert at.record().run["peak_memory_gb"] == 3.0
+
+
+def test_a_name_that_only_looks_like_a_runs_has_no_portion_of_noise():
+    name = "digits-vgg16-out-noise{}-smoke-seed0-0123456789ab"
+    found = {noise: NAME.fullmatch(name.format(noise))[5] for noise in ("0.5", "1e-05", "1.2.3")}
+    assert found == {"0.5": "0.5", "1e-05": "1e-05", "1.2.3": None}
