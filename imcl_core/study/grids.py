@@ -26,9 +26,20 @@ def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None 
     check_choice("table", name, GRIDS)
     runs = GRIDS[name](profile, seeds)
     if dataset is not None:
-        recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones", "side"))  # filled in anew
-        runs = [r for r in runs if r.dataset == dataset] or [replace(r, dataset=dataset, **recipe) for r in runs]
+        runs = [r for r in runs if r.dataset == dataset] or [_moved(r, dataset) for r in runs]
     return list({run.key: run for run in runs}.values())
+
+
+def _moved(run: RunConfig, dataset: str) -> RunConfig:
+    """The run on another data set by its recipe, at the same multiple of the recipe's rate."""
+    recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones", "side"))  # filled in anew
+    moved = replace(run, dataset=dataset, held_out=0, **recipe)
+    return replace(moved, lr=moved.lr * (run.lr / replace(run, lr=None).lr))
+
+
+def with_teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs, and before each the baseline that teaches it where one does; each once."""
+    return list({run.key: run for taught in runs for run in (taught.teacher, taught) if run}.values())
 
 
 def _runs(profile, seeds, *, datasets=("cifar100",), models=MODELS, methods=COLUMNS, noise=(0.0,), first=0):
@@ -150,28 +161,6 @@ def _decisions(profile: str, seeds: int) -> list[RunConfig]:
     return runs
 
 
-WEIGHTS = {  # values to try for the settings whose weights the paper found by grid search
-    "mid": [{"mid_alpha": w, "mid_beta": w} for w in (0.0125, 0.05, 0.2)],
-    "pull-push": [
-        {"pp_pull": (0.1 * w, w), "pp_push": (push * w, 0.0)}
-        for w in (0.01, 0.03, 0.1, 0.3, 1.0)
-        for push in (0.0, 0.1, 1.0)
-    ],
-    "kernel": [{"kernel_weight": w} for w in (0.001, 0.003, 0.01, 0.03, 0.1)],
-}
-
-
-def _weights(profile: str, seeds: int) -> list[RunConfig]:
-    """The search for weights, on images held out of the training set, the baseline beside it."""
-    return [
-        RunConfig(dataset="cifar100", model=model, methods=method, seed=s, profile=profile, validation=True, **change)
-        for s in range(seeds)
-        for model in MODELS
-        for method, changes in {"baseline": [{}], **WEIGHTS}.items()
-        for change in changes
-    ]
-
-
 SEARCH = {  # STL-10's recipe in fewer epochs, on CIFAR-10's training images; its test images have no part
     "dataset": "cifar10", "validation": True, "held_out": 10_000, "train_size": 5_000,
     "epochs": 30, "lr": 0.05, "milestones": (9, 18, 27), "evaluate_every": 0,
@@ -252,7 +241,6 @@ GRIDS: dict[str, Callable[[str, int], list[RunConfig]]] = {
     "memory": _memory,
     "before": _before,
     "decisions": _decisions,
-    "weights": _weights,
     "neighbours": _neighbours,
     "study": _study,
     "narrow": _narrow,

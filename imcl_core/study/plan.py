@@ -11,17 +11,10 @@ from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from imcl_core.measure.memory import on_fake_tensors
-from imcl_core.training.config import RunConfig
+from imcl_core.training.config import RunConfig, as_fast
 from imcl_core.training.record import Record
 
 GPUS = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations/s in half precision, by NVIDIA's sheets
-NO_WORK = (  # settings that change no step's operations
-    "seed", "noise", "validation", "epochs", "milestones", "train_size", "lr", "nesterov",
-    "augment", "precision", "evaluate_every",
-    "out_alpha", "mid_alpha", "mid_beta", "mid_own", "pp_pull", "pp_push", "kernel_weight", "kernel_biased",
-    "spatial_rate", "dropblock_rate", "cutout_size", "decov_weight", "deep_weight", "predsim_weight", "hsic_weight",
-    "kd_alpha",
-)  # fmt: skip
 # Of that, reached in training: by airbench's ResNet-18 on an A100, and our step of a CPU's peak; by ours on an H100.
 SHARE = {"T4": 0.25, "A100": 0.25, "H100": 0.14}
 
@@ -42,7 +35,8 @@ def operations(config: RunConfig) -> float:
     Forward and backward, counted on fake tensors; takes a fraction of a second, and none the second time. Methods that
     are joined are counted one by one, for what each adds to the baseline adds up.
     """
-    methods, same = config.methods.split("+"), {name: getattr(RunConfig(), name) for name in NO_WORK}
+    no_work = (as_fast() | {"precision"}) - {"profile"}  # whose sizes are filled in already
+    methods, same = config.methods.split("+"), {name: getattr(RunConfig(), name) for name in no_work}
     each = [_operations(dataclasses.replace(config, methods=m, **same)) for m in methods]
     if len(methods) == 1:
         return each[0]

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -18,24 +19,38 @@ TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how f
 TRIAL_SECONDS = 20  # with less time left no trial is worth it
 
 
+class Measured(NamedTuple):
+    """What one run tells of the time that runs like it take."""
+
+    images_per_s: float
+    evaluation: float  # seconds
+    rest: float  # seconds beside both: starting, checkpoints
+    threads: int | None = None  # of a processor
+
+
 class Speeds:
     """Seconds a run takes on a device, from the records of like runs, else from a few steps of its own."""
 
     def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
         self.device, self.data_folder = device, data_folder
-        self.measured: dict[tuple, list[tuple[float, float, float]]] = {}  # images/s, an evaluation, the rest
+        self.measured: dict[tuple, list[Measured]] = {}
         own = device_name(device)
         for record in records:
             if record.run["device"] == own and record.run.get("at_once", 1) == 1:  # else it had a part of the time
-                self.measured.setdefault(record.config.like, []).append(_parts(record))
+                self.measured.setdefault(record.config.like, []).append(_measured(record, device))
 
     def seconds(self, config: RunConfig) -> float | None:
-        """From records alone; None where there is none like it."""
+        """From records alone; None where there is none like it.
+
+        On a processor of those with as many threads as there are here; of the others where there are none.
+        """
         like = self.measured.get(config.like)
         if not like:
             return None
-        images_per_s, evaluation, rest = (statistics.median(column) for column in zip(*like, strict=True))
-        return config.epochs * config.images / images_per_s + config.evaluations * evaluation + rest
+        like = [each for each in like if each.threads in (None, torch.get_num_threads())] or like
+        images_per_s, evaluation, rest, _ = zip(*like, strict=True)
+        seconds = config.epochs * config.images / statistics.median(images_per_s)
+        return seconds + config.evaluations * statistics.median(evaluation) + statistics.median(rest)
 
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
@@ -46,7 +61,7 @@ class Speeds:
         seconds = self.seconds(config)
         return seconds is not None and seconds <= left
 
-    def known(self, config: RunConfig) -> tuple[tuple, list[tuple[float, float, float]]] | None:
+    def known(self, config: RunConfig) -> tuple[tuple, list[Measured]] | None:
         """What is measured of runs like it, to be told to another process."""
         like = config.like
         return (like, self.measured[like]) if like in self.measured else None
@@ -71,7 +86,7 @@ class Speeds:
         torch.save(run.state_dict(), io.BytesIO())
         ended = time.monotonic()
         slower = 1 + (ended - saving) / SAVE_EVERY
-        self.measured[config.like] = [(images_per_s / slower, evaluation, ended - began)]
+        self.measured[config.like] = [Measured(images_per_s / slower, evaluation, ended - began, _threads(self.device))]
 
     def time_left(self, configs: Sequence[RunConfig]) -> str:
         """What the runs take together, as `imcl status` says it: hours, and how many of them nothing is known of."""
@@ -80,9 +95,13 @@ class Speeds:
         return f"{sum(known) / 3600:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")
 
 
-def _parts(record: Record) -> tuple[float, float, float]:
-    """Images a second, seconds of an evaluation, and what a run took beside both: starting, checkpoints."""
+def _measured(record: Record, device: torch.device) -> Measured:
     config, run = record.config, record.run
     all_of_it = run["seconds"] + run.get("rest_seconds", 0.0)
     rest = all_of_it - run["evaluation_seconds"] - config.epochs * config.images / record.images_per_s
-    return record.images_per_s, run["evaluation_seconds"] / config.evaluations, max(0.0, rest)
+    threads = run.get("threads") if device.type == "cpu" else None
+    return Measured(record.images_per_s, run["evaluation_seconds"] / config.evaluations, max(0.0, rest), threads)
+
+
+def _threads(device: torch.device) -> int | None:
+    return torch.get_num_threads() if device.type == "cpu" else None

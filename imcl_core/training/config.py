@@ -23,6 +23,11 @@ _ADDED = (  # since the first records
     "side", "augment", "precision", "captured", "evaluate_every", "held_out", "predsim_pool",
     "pp_input",
 )  # fmt: skip
+_AS_FAST = {  # settings that change what a step computes and not how long it takes; and those of a term's strength
+    "seed", "noise", "validation", "held_out", "profile", "epochs", "train_size", "augment", "evaluate_every",
+    "lr", "milestones", "gamma", "momentum", "nesterov", "weight_decay", "dropout",
+    "out_detach", "out_t_squared", "mid_own", "kernel_biased", "hsic_beta", "hsic_sigma", "predsim_beta", "kd_seed",
+}  # fmt: skip
 EARLIER = {"predsim_pool": "square"}  # what records that do not name it were made with: the default is another one
 _DOUBLE_BATCH = 64  # baseline(2x) of ResNet-18 on STL-10 (Sec. IV-A)
 LAST_EPOCHS = 10  # which are evaluated, each of them
@@ -239,8 +244,8 @@ class RunConfig(MethodSettings, PopulationSettings):
     @property
     def like(self) -> tuple:
         """Runs that share this are equally fast on one machine, image for image."""
-        settings = self.width, self.batch_size, self.attach, self.pp_projection, self.pool
-        return self.dataset, self.side, self.model, self.methods, self.cpu_precision, *settings
+        settings, same = self.identity().items(), as_fast()
+        return self.cpu_precision, *((name, value) for name, value in settings if name not in same)
 
     @property
     def key(self) -> str:
@@ -263,3 +268,8 @@ class RunConfig(MethodSettings, PopulationSettings):
             return f"{readable}-seed{seed}-{digest[:12]}"
 
         return at
+
+
+def as_fast() -> set[str]:
+    """Names of the settings by which two runs may differ and take the same time for an image."""
+    return _AS_FAST.union(*(strength for term in TERMS.values() for strength in term.strengths))

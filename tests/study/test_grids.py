@@ -6,7 +6,7 @@ import pytest
 
 from imcl_core import PopulationSettings, RunConfig
 from imcl_core.methods import PAPER
-from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, ablation, grid
+from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, ablation, grid, with_teachers
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,20 @@ def test_each_decision_that_is_a_switch_has_its_ablation():
     assert switches == ablated - others and others < ablated
 
 
-def test_weights_are_searched_on_held_out_images_around_the_defaults():
-    runs = grid("weights", profile="cpu", seeds=2)
-    assert all(r.validation for r in runs)
-    for method, setting in (("mid", "mid_alpha"), ("pull-push", "pp_pull"), ("kernel", "kernel_weight")):
-        values = [getattr(r, setting) for r in runs if r.methods == method]
-        assert getattr(RunConfig(), setting) in values and len(set(values)) >= 3
-    assert len({r.key for r in runs}) == len(runs)
+def test_on_another_data_set_a_rate_stays_the_same_part_of_the_recipes():
+    rates = {run.lr for run in grid("study", dataset="stl10") if run.methods == "baseline"}
+    assert rates == {0.05, 0.025}
+    usual = {run.key for run in grid("table-3", dataset="stl10")}
+    assert usual == {RunConfig(dataset="stl10", methods=r.methods, model=r.model, profile="paper").key
+                     for r in grid("table-3")}  # fmt: skip
+
+
+def test_a_search_on_a_smaller_data_set_holds_out_a_part_of_it():
+    assert all(run.evaluated_images < run.images for run in grid("search", "narrow", dataset="digits"))
+
+
+def test_teachers_come_before_those_they_teach_and_once():
+    taught = [RunConfig(methods="kd", kd_alpha=a, seed=s) for s in (0, 1) for a in (0.25, 0.75)]
+    runs = with_teachers([*taught, taught[0].teacher])
+    assert [run.methods for run in runs] == ["baseline", "kd", "kd"] * 2
+    assert [run.seed for run in runs] == [1, 0, 0, 2, 1, 1]

@@ -109,6 +109,14 @@ def test_the_plan_of_a_narrow_profile_names_what_is_unmeasured(capsys, tmp_path,
     assert f"0.0 h and {count} unmeasured" in capsys.readouterr().out
 
 
+def test_the_plan_counts_teachers_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    taught = RunConfig(methods="kd", profile="cpu")
+    monkeypatch.setitem(GRIDS, "search", lambda profile, seeds: [taught])
+    assert main(["plan", "search", "--profile", "cpu", "--seeds", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["search", "2"]
+
+
 def test_a_plan_counts_a_run_once_in_the_sum():
     grids = {name: grid(name, "cpu", 1) for name in ("table-3", "figure-2")}
     table = plan(grids)
@@ -184,11 +192,10 @@ def test_the_search_refuses_the_test_set_and_lost_runs():
 
 
 def test_candidates_are_judged_on_all_networks_and_seeds_together():
-    found = candidates_of(grid("weights", "cpu", 2))
-    assert list(found) == [f"cifar100 {methods}" for methods in ("mid", "pull-push", "kernel")]
+    found = candidates_of(grid("search", "narrow", 2))
     for group in found.values():
         assert all({(c.model, c.seed) for c in each} == {*product(("vgg16", "resnet18"), (0, 1))} for each in group)
-    assert apart(found["cifar100 kernel"])[found["cifar100 kernel"][1]] == "kernel_weight=0.003"
+    assert apart(found["cifar10 kernel"])[found["cifar10 kernel"][1]] == "kernel_weight=0.003"
     both = {"validation": True}
     pairs = [(RunConfig(lr=lr, weight_decay=d, **both),) for lr, d in ((0.1, 0.0), (0.1, 0.1), (0.2, 0.1))]
     assert list(apart(pairs).values())[1] == "lr=0.1, weight_decay=0.1"
@@ -199,10 +206,10 @@ def test_candidates_are_judged_on_all_networks_and_seeds_together():
 def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     tiny = {"methods": "kernel", "width": 1 / 16, "epochs": 2, "train_size": 64, "validation": True}
     runs = [RunConfig(kernel_weight=w, **tiny) for w in (0.01, 0.1, 1.0)] + [RunConfig(methods="out")]
-    monkeypatch.setitem(GRIDS, "weights", lambda profile, seeds: runs)
+    monkeypatch.setitem(GRIDS, "search", lambda profile, seeds: runs)
 
     def search():
-        arguments = ["batch", "weights", "--halving", "--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
+        arguments = ["batch", "search", "--halving", "--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
         assert main([*arguments, "--quiet", "--no-notebook", "--device", "cpu"]) == 0
         return capsys.readouterr().out
 
@@ -211,7 +218,7 @@ def test_the_command_searches_and_goes_on_where_it_stopped(tmp_path, capsys, mon
     records = sorted((tmp_path / "runs").glob("*.json"))
     assert len(records) == 3
     assert search() and sorted((tmp_path / "runs").glob("*.json")) == records
-    assert main(["batch", "weights", "--only", "nothing"]) == 2
+    assert main(["batch", "search", "--only", "nothing"]) == 2
     assert "matches 'nothing'" in capsys.readouterr().err
 
 

@@ -27,6 +27,24 @@ def test_what_a_run_takes_beside_its_images_counts_too():
 def test_a_trial_counts_what_it_takes_to_start_and_to_save(monkeypatch):
     speeds = Speeds(CPU, [])
     speeds.measure(tiny())
-    ((images_per_s, evaluation, rest),) = speeds.measured[tiny().like]
-    assert rest > evaluation > 0
+    ((images_per_s, evaluation, rest, threads),) = speeds.measured[tiny().like]
+    assert rest > evaluation > 0 and threads == torch.get_num_threads()
     assert speeds.seconds(tiny()) > 3 * 96 / images_per_s + rest
+
+
+def test_runs_of_other_heads_or_precision_tell_nothing():
+    mid = tiny(methods="mid")
+    others = [tiny(methods="mid", **c) for c in ({"mid_width": 4}, {"mid_pool": 2}, {"precision": "bfloat16"})]
+    assert all(other.like != mid.like for other in others)
+    alike = {"mid_alpha": 0.1, "mid_beta": 0.3, "lr": 0.3, "seed": 2, "epochs": 9, "augment": False}
+    assert tiny(methods="mid", **alike).like == mid.like
+
+
+def test_a_processor_is_judged_by_runs_of_as_many_threads():
+    record = run(tiny(epochs=1))
+    many, few = (
+        dataclasses.replace(record, run=record.run | {"threads": threads, "images_per_s": rate, "seconds": 60.0})
+        for threads, rate in ((torch.get_num_threads(), 96.0), (64, 9.6))
+    )
+    assert Speeds(CPU, [few, many]).seconds(tiny(epochs=10)) == Speeds(CPU, [many]).seconds(tiny(epochs=10))
+    assert Speeds(CPU, [few]).seconds(tiny(epochs=10)) is not None  # better than nothing

@@ -18,7 +18,7 @@ from imcl_core.study import ledger
 from imcl_core.study.batch import run_batch
 from imcl_core.study.gpu import checks, speeds
 from imcl_core.study.records import existing
-from imcl_core.study.speeds import Speeds
+from imcl_core.study.speeds import Measured, Speeds
 from imcl_core.training.config import RunConfig
 from imcl_core.training.machine import environment
 
@@ -138,8 +138,8 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _as_measured(row: dict[str, Any], configs: Sequence[RunConfig]) -> dict[tuple, list[tuple[float, float, float]]]:
+def _as_measured(row: dict[str, Any], configs: Sequence[RunConfig]) -> dict[tuple, list[Measured]]:
     """What a row says of the runs like it: those of this network and methods on images of 32 pixels."""
-    found = (row["images_per_s"], row["evaluation_seconds"], row["start_seconds"])
+    found = Measured(row["images_per_s"], row["evaluation_seconds"], row["start_seconds"])
     alike = (c for c in configs if (c.model, c.methods, c.side) == (row["model"], row["methods"], 32))
     return {config.like: [found] for config in alike}

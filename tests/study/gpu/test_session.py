@@ -14,6 +14,7 @@ from runs import outcome, run, tiny
 from imcl_core import ImclError
 from imcl_core.study import batch, ledger
 from imcl_core.study.gpu import checks, session, speeds
+from imcl_core.study.speeds import Measured
 from imcl_core.training import machine
 
 CPU = torch.device("cpu")
@@ -94,4 +95,4 @@ def test_a_session_that_is_killed_leaves_what_it_had(tmp_path):
 
 def test_what_was_measured_plans_runs_like_it():
     configs = [tiny(), tiny(methods="mid"), tiny(model="vgg16")]
-    assert session._as_measured(ROW, configs) == {tiny().like: [(1000.0, 0.1, 0.1)]}
+    assert session._as_measured(ROW, configs) == {tiny().like: [Measured(1000.0, 0.1, 0.1)]}
