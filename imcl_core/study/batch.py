@@ -51,6 +51,7 @@ class Job:
     data_folder: Path | None = None
     device: str | None = None
     notebook: bool = False  # execute run.ipynb, in place of a bare run
+    wait: bool = False  # for a run that another process is at
     progress: bool = False
     ends: float | None = None  # on the monotonic clock: no run is started that would end later
     speeds: Speeds | None = None
@@ -73,9 +74,11 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
     Whatever the run raises is its result, but for an interruption; `ImclError` where `job.out` cannot be written to.
     """
     record, notebook = (job.out / f"{config.name}.{kind}" for kind in ("json", "ipynb"))
-    with _locked(job.out, config.name, wait) as ours:
+    with _locked(job.out, config.name, wait or job.wait) as ours:
         if not ours or record.exists():
             return Result("skipped")
+        if lacking := _lacks_teacher(config, job):
+            return lacking
         if job.ends is not None:
             try:
                 fits = job.speeds.fits(config, job.ends - time.monotonic())
@@ -88,6 +91,16 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
             return Result("failed", why or "it ended without a record: take the call of exit() out of the notebook.")
         text = notebook.read_text(encoding="utf-8") if job.notebook and notebook.exists() else None
         return Result("done", why, read_record(record), text, job.speeds and job.speeds.known(config))
+
+
+def _lacks_teacher(config: RunConfig, job: Job) -> Result | None:
+    """Trains the teacher of a run first, as a run of its own that no two processes are at; what kept it from that."""
+    if not config.teacher:
+        return None
+    taught = run_one(config.teacher, job, wait=True)
+    if taught.state == "failed":
+        return Result("failed", f"Its teacher {config.teacher.name} failed: {taught.why}")
+    return taught if taught.state == "postponed" else None
 
 
 def _attempt_afresh(config: RunConfig, job: Job) -> str:
@@ -146,16 +159,18 @@ def run_batch(
     progress: bool = True,
     notebook: bool = False,
     retry_failed: bool = False,
+    wait: bool = False,
     speeds: Speeds | None = None,
 ) -> Outcome:
     """Works through `configs` in their order; each record is written to `out` the moment its run ends.
 
     Runs with a record in `out` or below one of the folders `done` are skipped, as are those that another process is
-    at, and those that failed in an earlier batch, unless `retry_failed`. With a `budget`, in seconds from now, a run is
-    started only if its estimated time fits into what is left. A run that fails is reported, leaves `<name>.failed.txt`
-    and does not stop the rest; one that was interrupted, or whose process died, resumes from its checkpoint. With
-    `notebook` each run leaves `run.ipynb` executed beside its record. `pool`: where to work; default: this process, or
-    one beside it for notebooks. `speeds`: what a budget is planned with; default: the records' and trials'.
+    at (with `wait` that one is waited for), and those that failed in an earlier batch, unless `retry_failed`. A run's
+    teacher is trained before it. With a `budget`, in seconds from now, a run is started only if its estimated time fits
+    into what is left. A run that fails is reported, leaves `<name>.failed.txt` and does not stop the rest; one that was
+    interrupted, or whose process died, resumes from its checkpoint. With `notebook` each run leaves `run.ipynb`
+    executed beside its record. `pool`: where to work; default: this process, or one beside it for notebooks. `speeds`:
+    what a budget is planned with; default: the records' and trials'.
 
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
@@ -171,7 +186,8 @@ def run_batch(
     ends = None if budget is None else time.monotonic() + budget
     shown = progress and isinstance(pool, Here) and not notebook
     name = None if device is None else str(device)
-    _work_through(todo, Job(out, data_folder or None, name, notebook, shown, ends, speeds), pool, progress, outcome)
+    job = Job(out, data_folder or None, name, notebook, wait, shown, ends, speeds)
+    _work_through(todo, job, pool, progress, outcome)
     return outcome
 
 

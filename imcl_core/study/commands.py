@@ -100,7 +100,7 @@ def status(
       imcl status                                           every table at paper scale: done, begun, missing, time left
       imcl status --profile narrow --seeds 3                the same of the narrow reproduction
     """
-    from imcl_core.study.grids import GRIDS, grid
+    from imcl_core.study.grids import GRIDS, grid, with_teachers
     from imcl_core.study.records import Standing, folders_given
     from imcl_core.study.speeds import Speeds
     from imcl_core.training.machine import choose_device, device_name
@@ -112,7 +112,8 @@ def status(
     for table in GRIDS:
         configs = {config.name: config for config in grid(table, profile, seeds)}
         cells = standing.of(configs)
-        left = speeds.time_left([configs[name] for state in states[1:] for name in cells[state]])
+        taught = with_teachers(configs[name] for state in states[1:] for name in cells[state])
+        left = speeds.time_left([config for config in taught if config.name not in standing.done])
         counts = (len(cells[state]) for state in states)
         print("{:18}{:6}{:8}{:7}{:9}   {}".format(table, *counts, left))
         failed |= dict.fromkeys(cells["failed"])
@@ -135,7 +136,7 @@ def plan(
       imcl plan narrow --profile narrow                     what two cores can train to the end; with their hours
     """
     from imcl_core.study import ledger
-    from imcl_core.study.grids import BEYOND, GRIDS, grid
+    from imcl_core.study.grids import BEYOND, GRIDS, grid, with_teachers
     from imcl_core.study.plan import core_hours
     from imcl_core.study.plan import plan as planned
     from imcl_core.study.records import folders_given
@@ -144,7 +145,7 @@ def plan(
     if seeds < 1:
         raise ImclError(_NO_SEEDS.format(seeds))
     names = tables or [name for name in GRIDS if name not in BEYOND]
-    grids = {name: grid(name, profile, seeds) for name in names}
+    grids = {name: with_teachers(grid(name, profile, seeds)) for name in names}
     records = ledger.sheets(*folders_given([results], usual=["results"]))
     table = planned(grids, records)
     print(table.to_string(float_format="{:.1f}".format))
@@ -263,8 +264,10 @@ def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any
         raise ImclError("There is nothing to choose among these runs: --halving is for a table such as search.")
 
     def train(runs: "list[RunConfig]") -> dict[str, float]:
-        left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
-        run_batch(runs, out, **how | {"budget": left})
+        for wait in (False, True):  # what other processes are at comes last
+            left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
+            again = how["retry_failed"] and not wait
+            run_batch(runs, out, **how | {"budget": left, "wait": wait, "retry_failed": again})
         folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
         return {record.config.name: record.last_error for record in ledger.records(*folders)}
 

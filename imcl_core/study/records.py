@@ -61,7 +61,7 @@ class Standing:
     def __init__(self, *folders: str | Path):
         here = existing(*folders)
         self.sheets = ledger.sheets(*here)
-        self._done = {sheet.path.name.removesuffix(files.RECORD) for sheet in self.sheets}
+        self.done = {sheet.path.name.removesuffix(files.RECORD) for sheet in self.sheets}
         self._begun = files.of_runs(files.CHECKPOINT, *here)
         self._failed = files.of_runs(files.FAILURE, *here)
 
@@ -69,7 +69,7 @@ class Standing:
         """These runs by their state: done, failed, begun or missing."""
         states: dict[str, list[str]] = {"done": [], "failed": [], "begun": [], "missing": []}
         for name in names:
-            known = {"done": self._done, "failed": self._failed, "begun": self._begun}
+            known = {"done": self.done, "failed": self._failed, "begun": self._begun}
             states[next((state for state, names in known.items() if name in names), "missing")].append(name)
         return states
 

@@ -4,15 +4,18 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from made_records import RUN, record, write
 
-from imcl_core import ImclError, Record, RunConfig
+from imcl_core import ImclError, Record, RunConfig, train
 from imcl_core.cli import main
+from imcl_core.files import locked
 from imcl_core.study import batch, commands
 from imcl_core.study.grids import GRIDS
 
@@ -73,7 +76,25 @@ def test_halving_has_one_budget_for_all_its_rungs(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "run_batch", run_batch)
     only = ["--only", "cifar10-*-kernel-*", "--profile", "narrow", "--results", str(tmp_path), "--out", str(tmp_path)]
     assert main(["batch", "search", "--halving", "--budget", "150s", *only]) == 0
-    assert given == [50.0, 0.0]
+    assert given == [50.0, 0.0, 0.0, 0.0]  # two rungs, and each a second time for what others are at
+
+
+def test_two_halvings_share_their_runs_and_both_come_to_an_end(tmp_path, monkeypatch, capsys):
+    tiny_ones = {"methods": "kernel", "validation": True, **TINY, "epochs": 3}
+    runs = [RunConfig(kernel_weight=w, **tiny_ones) for w in (0.01, 0.1)]
+    monkeypatch.setitem(GRIDS, "search", lambda profile, seeds: runs)
+    out, deadline = tmp_path / "runs", time.monotonic() + 60
+    options = {"halving": 3, "results": str(tmp_path), "notebook": False, "device": "cpu", "quiet": True}
+    with ThreadPoolExecutor(1) as pool:
+        with locked(out / ".locks" / runs[0].name):  # another process is at it
+            halving = pool.submit(commands.batch, "search", out=str(out), **options)
+            while not (out / f"{runs[1].name}.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            assert not halving.done()
+            train(runs[0], out=out, progress=False)
+        assert halving.result(timeout=60) == 0
+    assert "kernel_weight=0.01" in capsys.readouterr().out
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
