@@ -7,7 +7,7 @@ COLAB_PYTHON ?= newest
 PY := .venv/bin/python
 BOOK := .venv/bin/imcl-book
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-PAGES := _config.yml _toc.yml index.md $(shell find book -type f -not -name '*.pyc' 2>/dev/null)
+PAGES := _config.yml _toc.yml index.md $(shell find book results benchmarks -type f -not -name '*.pyc' 2>/dev/null)
 SITE := _build/html
 
 # One thread a process: the processes fill the cores, and sums round alike in every run.
@@ -26,7 +26,7 @@ setup: .venv/.installed ## make .venv with the tested versions and this package
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "This project needs Python 3.11 or newer: name one, as in 'make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11'." >&2; exit 1; }
-	@test -x $(PY) || $(PYTHON) -m venv --clear .venv || { \
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 	  echo "No virtual environment could be made: install Python's venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@echo "Installing the tested versions into .venv: a few minutes the first time."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -47,7 +47,7 @@ site: setup ## build the book from the notebooks as they are
 	@$(MAKE) --no-print-directory $(SITE)/.built
 	@$(PY) -c 'import pathlib; print("The book:", pathlib.Path("$(SITE)/index.html").resolve().as_uri())'
 
-$(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(shell find imcl_core -name '*.py')
+$(SITE)/.built: $(NOTEBOOKS) $(PAGES) $(shell find imcl_core -type f -not -name '*.pyc')
 	@$(BOOK) check --record book/executions.json $(NOTEBOOKS)
 	@rm -rf _build
 	.venv/bin/jupyter-book build . -W -n --keep-going --all
