@@ -3,14 +3,16 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from imcl_book.checks import FAILED, INJECTED
-from imcl_book.stamps import execution, read_object, stamp, write_object
+from imcl_book.stamps import depends_on, execution, note, read_object, stamp
 from imcl_core.errors import ImclError
 from imcl_core.files import write_if_changed
 from imcl_core.study.executed import run_notebook
@@ -29,9 +31,10 @@ def execute(
     `parameters` replace those of its cell tagged `parameters`; the kernel runs in `cwd` (default: the
     notebook's folder) and is started again if it dies. Returns whether the file changed: a re-run of an
     unchanged notebook leaves it untouched. Raises `ImclError`, and writes nothing, on an unknown parameter,
-    one of another type, a cell that fails, or a run that stops early.
+    one of another type, a cell that fails, a run that stops early, or a file that was changed meanwhile.
     """
     path, parameters = Path(path), dict(parameters or {})
+    before = path.read_bytes() if path.exists() else b""
     notebook = normalise(read(path))
     notebook.cells = [cell for cell in notebook.cells if not {INJECTED, FAILED} & tags(cell)]
     check_parameters(path, notebook, parameters)
@@ -39,6 +42,8 @@ def execute(
         executed = run_notebook(notebook, None, parameters, Path(cwd or path.parent), attempts)
     except ImclError as error:
         raise ImclError(f"{path}: {error}") from None
+    if out is None and path.read_bytes() != before:
+        raise ImclError(f"{path} was changed while it ran, so that its outputs are not written: run it again.")
     return write_if_changed(Path(out or path), dumps(executed))
 
 
@@ -47,41 +52,63 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None,
 
     With a `cache` file, a notebook is skipped when neither its file nor what it depends on has changed since it last
     ran (`stamp`). A `record` file gets what each run took (`execution`). Every notebook is tried; raises `ImclError` at
-    the end if any failed.
+    the end if any failed. An interruption ends those that run, and starts no other.
     """
-    paths = list(paths)
-    stamps, executions = read_object(cache), read_object(record)
+    if jobs < 1:
+        raise ImclError(f"{jobs} notebooks at a time run none: set jobs to 1 or more.")
+    paths, stamps = list(paths), read_object(cache)
     todo = [path for path in paths if stamps.get(str(path)) != stamp(path)]
     print(f"{len(paths) - len(todo)} of {len(paths)} notebooks are up to date.", flush=True)
     failures = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_kernels) as pool:
-        running = {pool.submit(_timed, path): path for path in todo}
-        for done, future in enumerate(as_completed(running), start=1):
-            path, (seconds, failure) = running[future], future.result()
-            result = f"{'FAILED' if failure else 'ran'} in {seconds:.0f} s"
-            print(f"[{done}/{len(todo)}] {path} {result}", flush=True)
-            if failure:
-                failures.append(failure)
-                print(failure, file=sys.stderr, flush=True)
-                continue
-            if cache:
-                stamps[str(path)] = stamp(path)
-                write_object(cache, stamps)
-            if record:
-                executions[path.as_posix()] = execution(path, seconds)
-                write_object(record, executions)
+    for done, (path, seconds, failure, depended_on) in enumerate(_as_they_end(todo, jobs), start=1):
+        result = f"{'FAILED' if failure else 'ran'} in {seconds:.0f} s"
+        print(f"[{done}/{len(todo)}] {path} {result}", flush=True)
+        if failure:
+            failures.append(failure)
+            print(failure, file=sys.stderr, flush=True)
+            continue
+        if cache:
+            note(cache, str(path), stamp(path, depended_on))
+        if record:
+            note(record, path.as_posix(), execution(path, seconds))
     if failures:
         raise ImclError(f"{len(failures)} of {len(todo)} notebooks failed: see above.")
 
 
-def _timed(path: Path) -> tuple[float, str]:
-    start = time.perf_counter()
+def _as_they_end(todo: Iterable[Path], jobs: int) -> Iterator[tuple[Path, float, str, str]]:
+    """Executes notebooks; gives each with its seconds, why it failed, and what it depended on when it began."""
+    waiting, running = deque(todo), {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_kernels) as pool:
+        while waiting or running:
+            while waiting and len(running) < jobs:  # no more than run: what is submitted cannot be called back
+                path = waiting.popleft()
+                running[_submitted(pool, path)] = path
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                path = running.pop(future)
+                died = isinstance(future.exception(), BrokenProcessPool)
+                yield path, *((0.0, f"{path}: {future.exception()}", "") if died else future.result())
+
+
+def _submitted(pool: ProcessPoolExecutor, path: Path) -> Future:
+    """The future of a notebook's execution, in a pool that may have lost a worker."""
     try:
+        return pool.submit(_timed, path)
+    except BrokenProcessPool as error:
+        failed = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _timed(path: Path) -> tuple[float, str, str]:
+    start, depended_on, failure = time.perf_counter(), "", ""
+    try:
+        depended_on = depends_on(path)
         execute(path)
-        failure = ""
     except ImclError as error:
         failure = str(error)
-    return time.perf_counter() - start, failure
+    except Exception as error:  # a full disk, say: the others are tried all the same
+        failure = f"{path}: {type(error).__name__}: {error}"
+    return time.perf_counter() - start, failure, depended_on
 
 
 def _quiet_kernels() -> None:

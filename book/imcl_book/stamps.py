@@ -20,25 +20,32 @@ from imcl_core.training.machine import choose_device, device_name
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("imcl_core", "book/imcl_book")
 CODE = (".py", ".csv", ".css", ".js")
+VERSIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow")
 
 
-def stamp(path: Path) -> str:
-    """Hash of a notebook's file and of everything its outputs depend on.
+def stamp(path: Path, depended_on: str = "") -> str:
+    """Hash of a notebook's file and of everything its outputs depend on: now, or when `depends_on` was asked."""
+    content = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(content + (depended_on or depends_on(path)).encode()).hexdigest()
+
+
+def depends_on(path: Path) -> str:
+    """Hash of everything that a notebook's outputs depend on beside its own file.
 
     That is both packages, the tables in `book/`, `results/` and the measurements in `benchmarks/` where its code names
     them, and the versions of what computes and draws.
     """
     digest = hashlib.sha256()
     packages = [file for name in PACKAGES for file in (ROOT / name).rglob("*") if file.suffix in CODE]
-    inputs = [path, *sorted(packages), *sorted((ROOT / "book").glob("*.csv"))]
+    inputs = [*sorted(packages), *sorted((ROOT / "book").glob("*.csv"))]
     code = "\n".join(cell.source for cell in code_cells(read(path)))
     if "results" in code:
         inputs += sorted(file for file in (ROOT / "results").rglob("*") if file.is_file())
     if "benchmarks" in code:
-        inputs += sorted((ROOT / "benchmarks").glob("*.json"))
+        inputs += sorted((ROOT / "benchmarks").rglob("*.json"))
     for file in inputs:
         digest.update(f"{file.name}\n".encode() + (file.read_bytes() if file.exists() else b""))
-    versions = [importlib.metadata.version(name) for name in ("torch", "numpy", "matplotlib", "pandas")]
+    versions = map(importlib.metadata.version, VERSIONS)
     digest.update(" ".join([sys.version, *versions]).encode())
     return digest.hexdigest()
 
@@ -89,6 +96,12 @@ def read_object(path: Path | None) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def note(path: Path, notebook: str, value: Any) -> None:
+    """Writes what is to be kept of a notebook into a JSON file, as it is now; notebooks that are gone leave it."""
+    kept = {name: of_it for name, of_it in read_object(path).items() if Path(name).exists()}
+    write_object(path, kept | {notebook: value})
 
 
 def write_object(path: Path, content: Mapping[str, Any]) -> None:

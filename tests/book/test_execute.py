@@ -1,9 +1,15 @@
 """A re-run changes no byte, mistakes stop before anything runs, and what has not changed is left alone."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from imcl_book import checks, cli, execute
+from imcl_book import checks, cli, execute, stamps
 from small_notebooks import chapter, outputs
 
 from imcl_core.errors import ImclError
@@ -98,3 +104,72 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
     assert cli.main(["execute", "--cache", str(cache), str(path)]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert cli.main(["execute", "--cache", str(cache), str(path)]) == 2  # a failure is never up to date
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Threads in place of processes, whose start takes a while; no notebook is really run."""
+    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    return monkeypatch
+
+
+def test_a_notebook_that_was_changed_while_it_ran_keeps_the_change(tmp_path, monkeypatch):
+    path = chapter(tmp_path / "chapter.ipynb", "print(1)")
+
+    def run(notebook, *_):
+        path.write_text(path.read_text().replace("print(1)", "print(2)"))
+        return notebook
+
+    monkeypatch.setattr(execute, "run_notebook", run)
+    with pytest.raises(ImclError, match="changed while it ran"):
+        execute.execute(path)
+    assert "print(2)" in path.read_text()
+
+
+def test_code_that_was_changed_during_the_run_counts_as_changed(tmp_path, threads, capsys):
+    path, cache = chapter(tmp_path / "chapter.ipynb", "print(1)"), tmp_path / "stamps.json"
+    code = tmp_path / "clone" / "imcl_core" / "losses.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("old")
+    threads.setattr(stamps, "ROOT", tmp_path / "clone")
+    threads.setattr(execute, "execute", lambda path: code.write_text("new"))
+    execute.execute_all([path], cache=cache)
+    execute.execute_all([path], cache=cache)
+    execute.execute_all([path], cache=cache)
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "up to date" in line] == [
+        "0 of 1 notebooks are up to date.", "0 of 1 notebooks are up to date.", "1 of 1 notebooks are up to date.",
+    ]  # fmt: skip
+
+
+def test_whatever_goes_wrong_the_others_are_run_and_recorded(tmp_path, threads, capsys):
+    paths, record = [chapter(tmp_path / f"{name}.ipynb", "1") for name in "abc"], tmp_path / "executions.json"
+
+    def run(path):
+        if path.stem == "b":
+            raise OSError("the disk is full")
+
+    threads.setattr(execute, "execute", run)
+    with pytest.raises(ImclError, match="1 of 3 notebooks failed"):
+        execute.execute_all(paths, record=record)
+    assert "the disk is full" in capsys.readouterr().err
+    assert [*json.loads(record.read_text())] == [path.as_posix() for path in paths if path.stem != "b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as on Linux")
+def test_an_interruption_starts_no_other_notebook(tmp_path):
+    sleep = "import pathlib, time\npathlib.Path(f'{n}.began').touch()\ntime.sleep(60)"
+    paths = [chapter(tmp_path / f"{n}.ipynb", f"n = {n}\n{sleep}") for n in range(3)]
+    program = [sys.executable, "-m", "imcl_book.cli", "execute", *map(str, paths)]
+    process = subprocess.Popen(program, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*.began")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    assert len(list(tmp_path.glob("*.began"))) == 1
+
+
+def test_no_notebook_at_a_time_is_refused(tmp_path, capsys):
+    assert cli.main(["execute", "--jobs", "0", str(chapter(tmp_path / "chapter.ipynb", "1"))]) == 2
+    assert "set jobs to 1 or more" in capsys.readouterr().err

@@ -39,11 +39,11 @@ def test_the_stamp_follows_both_packages_and_the_tables(name, clone, tmp_path):
     assert stamps.stamp(path) in stamp
 
 
-@pytest.mark.parametrize("folder", ["results", "benchmarks"])
+@pytest.mark.parametrize("folder", ["results", "results/narrow", "benchmarks", "benchmarks/gpu"])
 def test_the_stamp_follows_the_records_a_notebook_names(folder, clone, tmp_path):
     plain, reader = chapter(tmp_path / "a.ipynb", "1"), chapter(tmp_path / "b.ipynb", f"read('../{folder}')")
     old = stamps.stamp(plain), stamps.stamp(reader)
-    (clone / folder).mkdir()
+    (clone / folder).mkdir(parents=True)
     (clone / folder / "run.json").write_text("{}")
     assert stamps.stamp(plain) == old[0]
     assert stamps.stamp(reader) != old[1]
@@ -60,7 +60,7 @@ def test_the_real_stamp_covers_the_packages(tmp_path, monkeypatch):
 
 def test_a_run_is_recorded_with_what_the_book_says_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr(execute, "_timed", lambda path: (12.4, "broken" if path.stem == "b" else ""))
+    monkeypatch.setattr(execute, "_timed", lambda path: (12.4, "broken" if path.stem == "b" else "", ""))
     text = (ROOT / "notebooks" / "1-collaborative-learning.ipynb").read_text(encoding="utf-8")
     for name in "ab":
         (tmp_path / f"{name}.ipynb").write_text(text, encoding="utf-8")
@@ -72,3 +72,10 @@ def test_a_run_is_recorded_with_what_the_book_says_of_it(tmp_path, monkeypatch):
     assert run["code"] == stamps.code_digest(tmp_path / "a.ipynb")
     (tmp_path / "a.ipynb").write_text(text.replace("seed = 0", "seed = 1"), encoding="utf-8")
     assert run["code"] != stamps.code_digest(tmp_path / "a.ipynb")
+
+
+def test_a_note_keeps_what_others_wrote_and_drops_what_is_gone(tmp_path):
+    file, (a, b) = tmp_path / "executions.json", [str(chapter(tmp_path / f"{name}.ipynb", "1")) for name in "ab"]
+    stamps.write_object(file, {a: 1, str(tmp_path / "gone.ipynb"): 1})
+    stamps.note(file, b, 2)
+    assert json.loads(file.read_text()) == {a: 1, b: 2}
