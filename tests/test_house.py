@@ -233,5 +233,5 @@ def test_no_tracked_file_holds_a_path_of_a_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = re.compile(rf"{re.escape(str(ROOT))}/|(?<![\w.])/(?:home|Users|root|work)/\w")
     for name in filter(None, listed.split("\0")):
-        if name != "tests/book/test_checks.py":
+        if name != "tests/book/test_checks.py" and (ROOT / name).exists():  # not one that was moved just now
             assert not paths.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")), name

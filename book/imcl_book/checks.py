@@ -49,7 +49,9 @@ def check(paths: Iterable[Path | str], record: Path | None = None) -> list[str]:
             continue
         found = [*_check_run(notebook), *_check_outputs(notebook), *_check_text(notebook)]
         if record:
-            found += _check_execution(notebook, executions.get(Path(path).as_posix(), {}))
+            run = executions.get(Path(path).as_posix(), {})
+            again = f"run `.venv/bin/imcl-book execute --record {record} {path}`."
+            found += [f"{finding} {again}" for finding in _check_execution(notebook, run)]
         if _lacks_the_cell_for_colab(notebook):
             found.append(f"must begin with the cell for Colab: run `.venv/bin/imcl-book colab {path}`.")
         if dumps(normalise(notebook)) != Path(path).read_text(encoding="utf-8"):
@@ -66,11 +68,11 @@ def _lacks_the_cell_for_colab(notebook: NotebookNode) -> bool:
 
 def _check_execution(notebook: NotebookNode, run: dict[str, Any]) -> Iterable[str]:
     if any(INJECTED in tags(cell) for cell in notebook.cells):
-        yield "holds the parameters that papermill put into a run: take the cell out, or execute it again."
+        yield "holds the parameters that papermill put into a run: take the cell out, or"
     if run.get("code") != digest_of_code(notebook):
-        yield "has code that was changed after its recorded run, or none is recorded: execute it again."
+        yield "has code that was changed after its recorded run, or none is recorded:"
     elif run.get("outputs") != digest_of_outputs(notebook):
-        yield "has outputs that are not those of its recorded run: execute it again."
+        yield "has outputs that are not those of its recorded run:"
 
 
 def _check_run(notebook: NotebookNode) -> Iterable[str]:
@@ -84,7 +86,7 @@ def _check_run(notebook: NotebookNode) -> Iterable[str]:
             if output.output_type == "error":
                 yield f"holds an error, {output.ename}, in {name}."
             if output.output_type == "stream" and output.name == "stderr":
-                yield f"prints to the error stream in {name}: {output.text.strip().splitlines()[0][:80]!r}."
+                yield f"prints to the error stream in {name}: {_first(output.text)!r}."
 
 
 def _check_outputs(notebook: NotebookNode) -> Iterable[str]:
@@ -128,5 +130,10 @@ def _texts(cell: NotebookNode) -> Iterable[str]:
                 yield data if isinstance(data, str) else json.dumps(data)
 
 
+def _first(text: str) -> str:
+    """Its first line, as far as it is shown."""
+    return text.strip().partition("\n")[0][:80]
+
+
 def _first_line(cell: NotebookNode) -> str:
-    return f"the cell that starts {cell.source.strip().splitlines()[0][:60]!r}"
+    return f"the cell that starts {_first(cell.source)[:60]!r}"

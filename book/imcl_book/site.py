@@ -19,7 +19,10 @@ from imcl_book.sphinx.pages import PDF, PDF_LINK
 from imcl_core.errors import ImclError
 from imcl_core.files import write_whole
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSERS = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)  # fmt: skip
 NO_BROWSER = "There is no Chromium here: install it (Debian, Ubuntu: apt install chromium)."
 # The last four: it asks other hosts for nothing, not even for its own updates.
 FLAGS = [
@@ -58,8 +61,9 @@ def _server(folder: Path, port: int) -> ThreadingHTTPServer:
     """Listens to this machine alone. Port 0: any that is free."""
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=str(folder)))
-    except OSError as error:
-        raise ImclError(f"Port {port} cannot be had ({error.strerror}): name another, as in PORT=8001.") from None
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ImclError(f"Port {port} cannot be had ({why}): name another, as in PORT=8001.") from None
 
 
 @contextmanager

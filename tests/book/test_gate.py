@@ -93,7 +93,8 @@ def test_what_was_changed_after_the_run_is_refused(recorded, plant):
     plant(notebook)
     path.write_text(dumps(normalise(notebook)), encoding="utf-8")
     found = checks.check([path], record)
-    assert any(AFTER_THE_RUN[plant] in finding for finding in found)
+    (finding,) = (finding for finding in found if AFTER_THE_RUN[plant] in finding)
+    assert finding.endswith(f"imcl-book execute --record {record} {path}`.")
     assert cli.main(["check", "--record", str(record), str(path)]) == 1
 
 
@@ -124,3 +125,11 @@ def test_a_notebook_without_a_record_is_refused_and_an_execution_records_one(rec
     assert len(run["code"]) == len(run["outputs"]) == 12
     record.write_text("{}")
     assert ["none is recorded" in finding for finding in checks.check([path], record)] == [True]
+
+
+def test_white_space_on_the_error_stream_is_told_too(tmp_path):
+    path = good(tmp_path / "chapter.ipynb")
+    notebook = read(path)
+    notebook.cells[1].outputs.append(new_output("stream", name="stderr", text="\n"))
+    path.write_text(dumps(notebook), encoding="utf-8")
+    assert any("prints to the error stream" in finding for finding in checks.check([path]))

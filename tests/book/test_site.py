@@ -15,7 +15,6 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 from axe_playwright_python.base import AXE_SCRIPT
-from imcl_book import cli
 from imcl_book import site as book_site
 from imcl_book.sphinx.pages import PDF_LINK
 from imcl_book.stamps import code_digest
@@ -357,6 +356,7 @@ def test_each_executed_page_says_what_its_run_took(site):
     recorded = json.loads((ROOT / "book" / "executions.json").read_text(encoding="utf-8"))
     table = (site.folder / "book" / "status.html").read_text(encoding="utf-8")
     for path, run in recorded.items():
+        assert (ROOT / path).exists(), f"{path} is gone: take it out of book/executions.json"
         page = (site.folder / path).with_suffix(".html").read_text(encoding="utf-8")
         said = f"Runs in {run['seconds']} s on {run['hardware']}" in html.unescape(page)
         assert said == (run["code"] == code_digest(ROOT / path)), path
@@ -398,15 +398,3 @@ def test_the_pdf_has_every_page_and_its_links(tmp_path):
     assert link["/Dest"][0] == reader.pages[2].indirect_reference and "/A" not in link
     assert all("/A" not in annotation.get_object() for annotation in reader.pages[2]["/Annots"])
     assert 'class="pdf">' in (tmp_path / "index.html").read_text()
-
-
-def test_without_chromium_the_pdf_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert cli.main(["pdf", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"{book_site.NO_BROWSER}\n"
-
-
-def test_a_port_in_use_is_named(tmp_path, capsys):
-    with book_site.serving(tmp_path) as address:
-        assert cli.main(["serve", str(tmp_path), "--port", address.rsplit(":", 1)[1].strip("/")]) == 2
-    assert "PORT=8001" in capsys.readouterr().err
