@@ -16,6 +16,7 @@ from imcl_book.figures.style import (
     colour,
     count_along,
     legend_above,
+    looks,
     panels,
     styled,
     without_ticks,
@@ -41,10 +42,11 @@ def run_curves(record: Record) -> Figure:
     figure, ((losses, errors),) = panels(1, 2, 7, 3.2)
     trained = {key: [epoch[key] for epoch in record.curve] for key in ("epoch", "train_error")}
     tested = {key: [epoch[key] for epoch in record.evaluated] for key in ("epoch", "test_loss", "test_error")}
-    for part, values in _parts_of_the_loss(record).items():
-        shade = colour("baseline" if part == "hard" else part)
-        losses.plot(trained["epoch"], values, color=shade, label=f"{part}, training")
-    losses.plot(tested["epoch"], tested["test_loss"], color=RED, ls="--", label="hard, test")
+    parts = {"baseline" if part == "hard" else part: values for part, values in _parts_of_the_loss(record).items()}
+    for part, style in looks(parts).items():
+        label = f"{'hard' if part == 'baseline' else part}, training"
+        losses.plot(trained["epoch"], parts[part], **style, ms=3, label=label)
+    losses.plot(tested["epoch"], tested["test_loss"], color=BLACK, ls="--", label="hard, test")
     errors.plot(trained["epoch"], trained["train_error"], color=SKY, label="training")
     errors.plot(tested["epoch"], tested["test_error"], color=RED, ls="--", label="test")
     for axis, label in ((losses, "loss"), (errors, "error (%)")):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imcl_book.figures.shared import paired_differences
-from imcl_book.figures.style import BLACK, colour, count_along, panels, styled
+from imcl_book.figures.style import BLACK, colour, count_along, looks, panels, styled
 from imcl_core.training.record import Record
 
 __all__ = ["combinations", "gradient_norms", "learning_curves", "paired_differences"]
@@ -36,13 +36,15 @@ def learning_curves(records: Sequence[Record], metric: str = "test_error", label
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record.config.methods, []).append(record)
+    styles = looks(by_method)
     for methods, runs in by_method.items():
         epochs = [epoch["epoch"] for epoch in runs[0].curve if metric in epoch]
         values = np.array([[epoch[metric] for epoch in run.curve if metric in epoch] for run in runs])
         name = f"{methods} ({len(runs)} seeds)" if len(runs) > 1 else methods
-        axis.plot(epochs, values.mean(axis=0), color=colour(methods), label=name)
+        axis.plot(epochs, values.mean(axis=0), **styles[methods], ms=3, label=name)
         if len(runs) > 1:
-            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour(methods), alpha=0.15, lw=0)
+            shade = styles[methods]["color"]
+            axis.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=shade, alpha=0.15, lw=0)
     axis.set(xlabel="epoch", ylabel=label)
     count_along(axis)
     axis.legend()

@@ -116,3 +116,11 @@ def test_curves_skip_epochs_that_were_not_evaluated():
     for line in (lines(loss)["hard, test"], lines(error)["test"], *learning_curves([record]).axes[0].lines):
         np.testing.assert_array_equal(line.get_xdata(), [2, 3])
     np.testing.assert_array_equal(lines(error)["training"].get_xdata(), [1, 2, 3])
+
+
+def test_the_curves_of_two_terms_look_different():
+    terms = {"hard": 1.0, "decov": 0.5, "hsic/layer": 0.2}
+    curve = [{"epoch": 1, "terms": terms, "train_error": 50.0, "test_loss": 3.0, "test_error": 60.0}]
+    drawn = lines(figures.run_curves(Record(RunConfig(epochs=1, methods="decov+hsic"), curve, {})).axes[0])
+    assert len(drawn) == 4
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in drawn.values()}) == 4

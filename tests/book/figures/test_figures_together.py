@@ -4,6 +4,8 @@ import numpy as np
 from imcl_book.figures import together as figures
 from imcl_book.figures.style import COLOURS
 
+from imcl_core import Record, RunConfig
+
 
 def lines(axis):
     return {line.get_label(): line for line in axis.get_lines() if not line.get_label().startswith("_")}
@@ -31,3 +33,14 @@ def test_combinations_rings_the_lowest_and_marks_the_baseline():
         assert points == list(values.values())
         (dotted,) = [line for line in axis.get_lines() if line.get_linestyle() == ":"]
         assert dotted.get_xdata()[0] == {"A": 4.0, "B": 6.0}[network]
+
+
+def test_learning_curves_of_two_combinations_look_different():
+    def record(methods):
+        curve = [{"epoch": e, "test_error": 50.0 - e} for e in (1, 2)]
+        return Record(RunConfig(methods=methods, epochs=2), curve, {"device": "Processor"})
+
+    methods = ("baseline", "out+mid", "mid+kernel")
+    drawn = lines(figures.learning_curves([record(m) for m in methods]).axes[0])
+    assert drawn["baseline"].get_color() == COLOURS["baseline"]
+    assert len({(line.get_color(), line.get_marker()) for line in drawn.values()}) == len(methods)
