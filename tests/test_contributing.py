@@ -43,12 +43,14 @@ def copy(tmp_path: Path) -> Path:
 
 
 def apply(diff: str, folder: Path) -> None:
-    """Replaces the one place that a hunk's lines without `+` name by its lines without `-`."""
+    """Replaces the one place that a hunk's lines without `+` name by its lines without `-`, where that is not done."""
     path = folder / re.search(r"^\+\+\+ b/(\S+)$", diff, re.MULTILINE).group(1)
     for hunk in re.split(r"^@@\n", diff, flags=re.MULTILINE)[1:]:
         lines = [line or " " for line in hunk.splitlines()]
         before, after = ("".join(f"{x[1:]}\n" for x in lines if x[0] in kept) for kept in (" -", " +"))
         text = path.read_text(encoding="utf-8")
+        if after in text:  # by a reader who follows the page in the clone itself
+            continue
         assert text.count(before) == 1, f"{path.name} has {text.count(before)} times:\n{before}"
         path.write_text(text.replace(before, after), encoding="utf-8")
 
@@ -97,6 +99,7 @@ def test_a_method_is_added_as_the_page_says(copy):
     name, epoch = outcome(copy)
     assert name.startswith("digits-resnet18-mid+confidence-smoke-")
     assert -0.1 * math.log(10) <= epoch["terms"]["confidence"] < 0  # the weight times a negative entropy
+    assert "confidence" in run(".venv/bin/imcl tables neighbours --results runs", copy)
     decisions = (copy / "book/decisions.md").read_text(encoding="utf-8")
     assert "{setting}`confidence_weight`" in decisions  # tests/test_house.py asks for it
     code = "from imcl_core import RunConfig; print(RunConfig(methods='mid', seed=3).name)"
@@ -110,6 +113,17 @@ def test_a_data_set_is_added_as_the_page_says(copy):
     name, epoch = outcome(copy)
     assert name.startswith("stripes-")
     assert epoch["epoch"] == 2
+
+
+@pytest.mark.parametrize("title", ["Add a method", "Add a data set"])
+def test_the_tests_pass_where_the_page_was_followed_in_the_clone(title, copy):
+    hunks = [content for language, content in blocks(section(title)) if language == "diff"]
+    for content in hunks:
+        apply(content, copy)
+    followed = {path: path.read_bytes() for path in copy.rglob("*.*") if path.is_file()}
+    for content in hunks:
+        apply(content, copy)
+    assert {path: path.read_bytes() for path in followed} == followed
 
 
 def test_the_functions_and_files_the_page_sends_you_to_exist():

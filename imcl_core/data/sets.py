@@ -16,7 +16,13 @@ from imcl_core.data.download import prepare
 from imcl_core.errors import ImclError, check_choice, needed
 from imcl_core.files import move_aside
 
-NAMES = ("digits", "cifar10", "cifar100", "stl10", "imagenet32")
+NAMES = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "imagenet32",
+)
 KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 HELD_OUT = 0.1  # share of the training images that become the validation split
 

@@ -165,12 +165,11 @@ def run_batch(
     """Works through `configs` in their order; each record is written to `out` the moment its run ends.
 
     Runs with a record in `out` or below one of the folders `done` are skipped, as are those that another process is
-    at (with `wait` that one is waited for), and those that failed in an earlier batch, unless `retry_failed`. A run's
-    teacher is trained before it. With a `budget`, in seconds from now, a run is started only if its estimated time fits
-    into what is left. A run that fails is reported, leaves `<name>.failed.txt` and does not stop the rest; one that was
-    interrupted, or whose process died, resumes from its checkpoint. With `notebook` each run leaves `run.ipynb`
-    executed beside its record. `pool`: where to work; default: this process, or one beside it for notebooks. `speeds`:
-    what a budget is planned with; default: the records' and trials'.
+    at (with `wait` that one is waited for), and those that failed in an earlier batch, unless `retry_failed`. A teacher
+    is trained before those it teaches. With a `budget`, in seconds from now, a run is started only if its estimated
+    time fits into what is left. A run that fails leaves `<name>.failed.txt` and does not stop the rest; one whose
+    process was interrupted or died resumes from its checkpoint. With `notebook` each run leaves `run.ipynb` executed.
+    `pool`: where to work; default: here. `speeds`: what a budget is planned with; default: the records' and trials'.
 
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
@@ -185,8 +184,7 @@ def run_batch(
         todo = _with_data(todo, data_folder, progress, outcome)
     ends = None if budget is None else time.monotonic() + budget
     shown = progress and isinstance(pool, Here) and not notebook
-    name = None if device is None else str(device)
-    job = Job(out, data_folder or None, name, notebook, wait, shown, ends, speeds)
+    job = Job(out, data_folder or None, device and str(device), notebook, wait, shown, ends, speeds)
     _work_through(todo, job, pool, progress, outcome)
     return outcome
 

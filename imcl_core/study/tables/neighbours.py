@@ -113,7 +113,7 @@ def _strength(name: str) -> tuple[str, ...]:
     """The settings of which a search tries the values, as they are here."""
     tried = TERMS[name].strengths if name in TERMS else (ROWS[name],)
     config = _judged(name, NETWORKS[0])
-    return tuple(f"{setting} {_last(getattr(config, setting)):g}" for setting in tried[0])
+    return tuple(f"{setting} {_last(getattr(config, setting)):g}" for setting in (tried[0] if tried else ()))
 
 
 def _last(value: Any) -> float:
