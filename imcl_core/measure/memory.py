@@ -60,7 +60,7 @@ def count(config: RunConfig, *, side: int | None = None, half: bool = False) -> 
 
 def splits(config: RunConfig) -> list[str]:
     """The pieces in front of which the tree of `config` splits; none for any other method."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         side = config.side
         attached = assemble(config, config.recipe.classes, (3, side, side))
     return [name for name, _ in attached.levels[1:]] if isinstance(attached, Population) else []
@@ -150,7 +150,7 @@ def _case(config: RunConfig, side: int | None, device: Any) -> tuple[Tensor, Ten
     side = config.side if side is None else side
     if side < 32:
         raise ImclError(f"The networks halve their maps four or five times: side must be 32 or more, not {side}.")
-    with torch.device(device):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         collaboration = assemble(config, config.recipe.classes, (3, side, side))
         images = torch.zeros(config.batch_size, 3, side, side)
         return images, torch.zeros(config.batch_size, dtype=torch.int64), collaboration

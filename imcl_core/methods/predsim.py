@@ -17,7 +17,7 @@ POOLS = ("halving", "square")
 
 @dataclass(frozen=True, kw_only=True)
 class PredSimSettings(OnLayers):
-    predsim_weight: float = setting(1.0, "weight of predsim, for each layer", least=0, most=10**6)
+    predsim_weight: float = setting(0.3, "weight of predsim, for each layer", least=0, most=10**6)
     predsim_beta: float = setting(
         0.99, "share of the similarity in predsim; the rest is cross-entropy", least=0, most=1
     )

@@ -32,9 +32,12 @@ def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None 
 
 def _moved(run: RunConfig, dataset: str) -> RunConfig:
     """The run on another data set by its recipe, at the same multiple of the recipe's rate."""
-    recipe = dict.fromkeys(("epochs", "train_size", "batch_size", "lr", "milestones", "side"))  # filled in anew
+    names = ("epochs", "train_size", "batch_size", "lr", "milestones", "side")
+    usual = replace(run, **dict.fromkeys(names))
+    recipe = {name: None for name in names if name in ("lr", "side") or getattr(run, name) == getattr(usual, name)}
+    recipe |= {"milestones": None, "train_size": None}
     moved = replace(run, dataset=dataset, held_out=0, **recipe)
-    return replace(moved, lr=moved.lr * (run.lr / replace(run, lr=None).lr))
+    return replace(moved, lr=moved.lr * (run.lr / usual.lr))
 
 
 def with_teachers(runs: Iterable[RunConfig]) -> list[RunConfig]:

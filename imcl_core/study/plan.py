@@ -86,7 +86,7 @@ def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()
     """
     speeds: dict[tuple, list[float]] = {}
     for record in records:
-        if gpu in record.run["device"] and record.run.get("at_once", 1) == 1:
+        if gpu in record.run["device"] and record.run.get("at_once", 1) == record.run.get("processes", 1) == 1:
             speeds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     seconds, measured = 0.0, bool(configs)
     for config in configs:

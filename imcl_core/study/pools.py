@@ -59,7 +59,7 @@ class Slots:
         """So many processes, each with its share of the threads."""
         if jobs < 1:
             raise ImclError(f"At least one run at once, not {jobs}: use --jobs 1 or more.")
-        return cls([_threads(jobs)] * jobs)
+        return cls([_threads(jobs) | {AT_ONCE: str(jobs)}] * jobs)  # a GPU, if there is one, is the same for all
 
     @classmethod
     def on_gpus(cls, per_gpu: int) -> "Slots":

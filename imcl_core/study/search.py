@@ -70,7 +70,10 @@ def _ranked(
     short = {c: [shortened(run, epochs) for run in c] for c in candidates}
     errors = train([run for runs in short.values() for run in runs])
     for run in (run for runs in short.values() for run in runs if run.name not in errors):
-        raise NoRecord(f"{run.name} has no record, so its rung cannot be judged: imcl status lists why.")
+        raise NoRecord(
+            f"{run.name} has no record, so its rung cannot be judged: it failed, and its .failed.txt says why, or the "
+            "budget is used up, and the same command goes on."
+        )
     error = {c: statistics.mean(errors[run.name] for run in runs) for c, runs in short.items()}
     ranked = sorted(candidates, key=error.get)
     return ranked, [error[c] for c in ranked]

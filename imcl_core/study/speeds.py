@@ -36,7 +36,7 @@ class Speeds:
         self.measured: dict[tuple, list[Measured]] = {}
         own = device_name(device)
         for record in records:
-            if record.run["device"] == own and record.run.get("at_once", 1) == 1:  # else it had a part of the time
+            if record.run["device"] == own and alone(record):  # else it had a part of the time
                 self.measured.setdefault(record.config.like, []).append(_measured(record, device))
 
     def seconds(self, config: RunConfig) -> float | None:
@@ -93,6 +93,11 @@ class Speeds:
         known = [seconds for config in configs if (seconds := self.seconds(config)) is not None]
         unmeasured = len(configs) - len(known)
         return f"{sum(known) / 3600:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")
+
+
+def alone(record: Record) -> bool:
+    """Whether the run was one process that had its device for itself."""
+    return record.run.get("at_once", 1) == record.run.get("processes", 1) == 1
 
 
 def _measured(record: Record, device: torch.device) -> Measured:

@@ -95,10 +95,10 @@ class Keeper:
     def keep(self, state: dict[str, Any], last: bool) -> None:
         if self.path is None:
             return
-        now, self.held = time.monotonic(), None
-        if last or self.written is None or now - self.written >= self.every:
+        if last or self.written is None or time.monotonic() - self.written >= self.every:
+            self.held = state  # until it is written: an interruption of that shall lose nothing
             save(self.path, state)
-            self.written = time.monotonic()
+            self.held, self.written = None, time.monotonic()
         else:
             self.held = tree_map_only(Tensor, lambda x: x.detach().to("cpu", copy=True), state)
 

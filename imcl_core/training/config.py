@@ -155,6 +155,8 @@ class RunConfig(MethodSettings, PopulationSettings):
                     f"{term.name} was registered after the settings of a run were made: install its package with an "
                     "entry point in imcl_core.methods, or train with your own loop."
                 )
+        if self.held_out and not self.validation:
+            raise ImclError("Images are held out where they are to judge: add validation, or leave out held_out.")
         if self.nesterov and not self.momentum:
             raise ImclError("Nesterov's momentum needs a momentum: set momentum to more than 0, or leave out nesterov.")
         if list(self.milestones) != sorted(self.milestones):

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,9 +56,12 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ImclError("There is no GPU that PyTorch can use here: leave out the device, or use cpu.")
     try:
-        return torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
+        device = torch.device(f"cuda:{local}" if str(name) == "cuda" else name)
     except RuntimeError:
         raise ImclError(f"Unknown device {name!r}: use cpu, cuda, or a GPU by its number, such as cuda:1.") from None
+    if kind == "cuda" and device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise ImclError(f"There is no GPU {device.index} here: they are numbered from 0 to {count - 1}.")
+    return device
 
 
 AT_ONCE = "IMCL_AT_ONCE"  # the variable by which a pool tells its processes how many of them share a GPU
@@ -149,4 +153,5 @@ def peak_memory(device: torch.device) -> int:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return 0
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    found = re.search(r"^VmHWM:\s*(\d+)", status, re.MULTILINE)  # not everything that looks like Linux tells
+    return 1024 * int(found.group(1)) if found else 0

@@ -131,7 +131,8 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
     """The network of a teacher's run: of the finished one in `out`, else trained now."""
     files = Files(Path(out), teacher.name) if out is not None else None
     if files and files.record.exists() and files.network.exists():
-        with torch.random.fork_rng(devices=[]):
+        cuda = [options["device"]] if options["device"].type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
             like = assemble(teacher, teacher.recipe.classes, (3, teacher.side, teacher.side)).network
         try:
             return checkpoints.load_network(files.network, finished_record(files.record).run.get("network"), like)

@@ -139,3 +139,10 @@ def test_evaluation_covers_the_test_images_normalised_in_order():
     expected = torch.stack([reference(data, image, 0, 0, False, 0) for image in data.test.images])
     torch.testing.assert_close(torch.cat(images), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.cat(labels), data.test.labels)
+
+
+def test_noise_falls_anywhere_in_the_order():
+    data = data_set(train=1000)
+    batches = TrainBatches(data, 100, noise=0.5)
+    wrong = (batches.labels != data.train.labels)[batches._plan[:, 0]].float()
+    assert abs(wrong[:500].mean() - wrong[500:].mean()) < 0.15

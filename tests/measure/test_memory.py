@@ -155,3 +155,13 @@ def test_what_a_method_adds_stays_below_a_bound(methods, most, half):
     paper = {"dataset": "cifar100", "profile": "paper"}
     plain, found = (memory.count(RunConfig(methods=m, **paper), half=half).total for m in ("baseline", methods))
     assert found < most * plain
+
+
+def test_counting_leaves_the_random_numbers_of_its_caller_alone():
+    drawn = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        memory.count(RunConfig(width=1 / 16, hidden=16, batch_size=4))
+        memory.splits(RunConfig(width=1 / 16, hidden=16, methods="tree"))
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] != drawn[1]

@@ -1,7 +1,7 @@
 """A method that is switched off while several processes train, and on again."""
 
 import torch
-from test_loops import BATCHES, assert_same_weights, make, sgd, two_processes
+from test_loops import BATCHES, assert_same_weights, make, two_processes
 from torch import nn
 
 METHODS = "mid+pull-push+kernel"
@@ -47,4 +47,3 @@ def test_in_one_process_heads_that_are_off_get_no_gradient():
     collaboration.weigh("mid", 0)
     collaboration(*BATCHES[0]).backward()
     assert all(p.grad is None for n, p in collaboration.heads.named_parameters() if n.startswith("mid"))
-    assert sgd(collaboration)

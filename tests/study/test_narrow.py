@@ -108,3 +108,20 @@ def test_an_empty_reproduction_is_a_table_too(tmp_path):
     assert table.csv().count("\n") == 1
     assert table.latex().count(r"\\") == 1
     assert "<tbody>" in table.html()
+
+
+def test_errors_of_imagenet32_are_top_5(tmp_path):
+    write(tmp_path, record(dataset="imagenet32", top5=30.0))
+    assert judge.last_errors(record(dataset="imagenet32").config, Ledger(tmp_path)) == {0: 31.0}
+
+
+def test_noisy_runs_are_compared_with_noisy_baselines(tmp_path):
+    place = {"profile": "narrow", "noise": 0.5}
+    write(
+        tmp_path,
+        record(40.0, methods="baseline", profile="narrow"),
+        record(60.0, methods="baseline", **place),
+        record(57.0, methods=grids.BEST[0], **place),
+    )
+    found = cell(tables.table("narrow", Ledger(tmp_path)), method=grids.BEST[0], noise=0.5)
+    assert (found["gain"], found["paper_gain"]) == (3.0, 3.53)

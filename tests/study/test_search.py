@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
+import statistics
 from pathlib import Path
 
 from made_records import RUN, record, write
 
 from imcl_core import Record
-from imcl_core.methods import TERMS
+from imcl_core.methods import NEIGHBOURS, TERMS
 from imcl_core.study.grids import TUNED_BASELINE, grid
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.search import candidates_of, halve
 from imcl_core.study.tables import search, table
+from imcl_core.study.tables.neighbours import held_out_gains
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,10 +63,18 @@ def test_without_records_there_is_an_empty_table(tmp_path):
 
 
 def test_the_defaults_are_what_the_search_of_this_project_chose():
-    for methods, candidate in search.chosen(Ledger(ROOT / "results")).items():
+    chosen = search.chosen(Ledger(ROOT / "results"))
+    assert chosen.keys() == {"baseline", "pull-push", "kernel", *(term.name for term in NEIGHBOURS)}
+    for methods, candidate in chosen.items():
         if methods == "baseline":  # whose rate and decay stay the paper's: it is shown beside what tuning gives
             assert {name: getattr(candidate[0], name) for name in TUNED_BASELINE} == TUNED_BASELINE
         else:
             for config in candidate:
                 usual = {field.name: field.default for field in dataclasses.fields(TERMS[methods].Settings)}
                 assert config == dataclasses.replace(config, **usual), methods
+
+
+def test_hsic_stands_out_as_chapter_11_says():
+    gains = held_out_gains(Ledger(ROOT / "results"))
+    means = {name: statistics.fmean(by_network.values()) for name, by_network in gains.items()}
+    assert means.pop("hsic") > 2 * max(means.values())

@@ -38,3 +38,28 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch_though_no_checkpoint_was
     resumed = run(config, out=tmp_path, after_epoch=interrupt)
     assert seen == [1, 2, 3]
     assert outcome(resumed) == outcome(run(config))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(13, "Permission denied")])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, error):
+    path = tmp_path / "a"
+    path.touch()
+    with pytest.raises((MemoryError, ImclError)) as raised, checkpoints.damage_moved_aside(path, ""):
+        raise error
+    assert path.exists() and "damaged" not in str(raised.value)
+
+
+def test_what_an_interrupted_write_held_is_written_in_the_end(tmp_path, monkeypatch):
+    keeper, save, calls = checkpoints.Keeper(tmp_path / "a", 0.0), checkpoints.save, []
+
+    def interrupted(path, state):
+        calls.append(state)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        save(path, state)
+
+    monkeypatch.setattr(checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        keeper.keep({"epoch": torch.tensor(7)}, last=False)
+    keeper.flush()
+    assert checkpoints.load(tmp_path / "a")["epoch"] == 7

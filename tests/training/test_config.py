@@ -98,3 +98,8 @@ def test_wrong_settings_are_one_sentence(settings, message):
     with pytest.raises(ImclError, match=message) as caught:
         run(RunConfig(**settings))
     assert "\n" not in str(caught.value)
+
+
+def test_images_are_held_out_to_judge_or_not_at_all():
+    with pytest.raises(ImclError, match="add validation"):
+        RunConfig(held_out=100)

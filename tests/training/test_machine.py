@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from imcl_core import Collaboration
+from imcl_core import Collaboration, ImclError
 from imcl_core.methods.population import PATTERNS
 from imcl_core.networks import build
 from imcl_core.training import machine
@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("name", "expected"), [("cuda", "cuda:1"), (None, "cuda:1"), ("cuda:0", "cuda:0")])
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, name, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert machine.choose_device(name) == torch.device(expected)
 
@@ -104,3 +105,16 @@ def test_a_copy_without_its_history_is_told_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "imcl_core/training/machine.py"))
     monkeypatch.setenv("IMCL_COMMIT", "0123456789ab")
     assert machine.project_version.__wrapped__() == "0123456789ab"
+
+
+def test_a_system_that_does_not_tell_its_peak_is_no_error(monkeypatch):
+    monkeypatch.setattr(machine.Path, "read_text", lambda path: "VmRSS:\t 100 kB\n")
+    assert machine.peak_memory(torch.device("cpu")) == 0
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert machine.choose_device("cuda:0").index == 0
+    with pytest.raises(ImclError, match="no GPU 1 here"):
+        machine.choose_device("cuda:1")

@@ -77,8 +77,9 @@ class Session:
                 known.measured.update(_as_measured(row, configs))
         options = {"done": [results], "data_folder": data_folder, "device": self.device, "progress": False}
         outcome = run_batch(configs, self.records, budget=max(0.0, self.left), speeds=known, **options)
-        self.tell(f"{len(outcome.done)} runs done, {len(outcome.failed)} failed: {'; '.join(outcome.failed) or '-'}")
-        self.found["failed_runs"] += outcome.failed
+        failed = [*outcome.failed, *outcome.failed_before]  # remove `<name>.failed.txt` to have one tried again
+        self.tell(f"{len(outcome.done)} runs done, {len(failed)} failed: {'; '.join(failed) or '-'}")
+        self.found["failed_runs"] += failed
         begun = [config for config in configs if config.name in outcome.postponed]
         for config in begun:
             if self.left > 0:

@@ -109,10 +109,10 @@ def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger,
     summary = {"n": len(values), "mean": statistics.fmean(values) if values else None}
     if len(values) > 1:
         summary |= dict(zip(("lower", "upper"), bounds(values), strict=True))
-    if len(values) < SEEDS:
-        return _unsettled(by_seed, SEEDS, **summary)
     if size <= 0:
         return Verdict("", **summary)
+    if len(values) < SEEDS:
+        return _unsettled(by_seed, SEEDS, **summary)
     outcome = settle(summary["lower"], summary["upper"], size)
     if outcome == TOO_LITTLE:
         needed = seeds_needed(statistics.stdev(values), size / 4)
