@@ -18,7 +18,7 @@ from imcl_core.study.grids import GRIDS, grid
 from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.speeds import Speeds
-from imcl_core.training.machine import choose_device
+from imcl_core.training.machine import AT_ONCE, choose_device
 from imcl_core.training.record import read_record, write_record
 
 TINY = {"width": 1 / 16, "epochs": 1, "train_size": 64, "hidden": 16}
@@ -288,3 +288,7 @@ def test_status_tells_done_begun_and_missing(three, tmp_path):
     (tmp_path / f"{begun.name}.checkpoint.pt").touch()
     cells = records.status([*configs, begun, tiny(seed=6)], folder, tmp_path)
     assert [len(cells[state]) for state in ("done", "begun", "missing")] == [3, 1, 1]
+
+
+def test_jobs_on_one_gpu_know_of_each_other():
+    assert {environment[AT_ONCE] for environment in Slots.on_cores(3).environments} == {"3"}

@@ -125,3 +125,10 @@ def test_noisy_runs_are_compared_with_noisy_baselines(tmp_path):
     )
     found = cell(tables.table("narrow", Ledger(tmp_path)), method=grids.BEST[0], noise=0.5)
     assert (found["gain"], found["paper_gain"]) == (3.0, 3.53)
+
+
+def test_where_the_paper_claims_nothing_there_is_no_verdict_however_few_the_seeds(tmp_path):
+    write(tmp_path, *(record(e, methods=m, seed=s) for m, e in (("baseline", 40.0), ("out", 39.0)) for s in (0, 1)))
+    pair = [(1, record(methods="baseline").config), (-1, record(methods="out").config)]
+    found = judge.verdict(pair, 0.0, Ledger(tmp_path))
+    assert (found.outcome, found.n, found.mean) == ("", 2, 1.0)

@@ -22,6 +22,8 @@ def pretended(monkeypatch):
     trained = []
 
     def train(config, out, **options):
+        if config.teacher and not (out / f"{config.teacher.name}.json").exists():
+            raise ImclError("its teacher is not there yet")
         trained.append(config.name)
         time.sleep(0.1)
         return write(out, Record(config, record().curve, RUN))

@@ -55,6 +55,9 @@ def test_a_session_whose_runs_fail_says_so(tmp_path, quick, monkeypatch):
     assert found["failed_runs"] == [tiny(epochs=1).name]
     log = (tmp_path / "gpu-log.txt").read_text()
     assert "1 runs failed" in log and "all runs are done" not in log
+    # the next session leaves it alone, and tells
+    again = session.session([tiny(epochs=1)], 2, tmp_path, device=CPU, results=tmp_path / "none")
+    assert again["failed_runs"] == found["failed_runs"]
 
 
 def test_a_session_ends_in_time_and_another_goes_on(tmp_path, quick):
