@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None,
 def _as_they_end(todo: Iterable[Path], jobs: int) -> Iterator[tuple[Path, float, str, str]]:
     """Executes notebooks; gives each with its seconds, why it failed, and what it depended on when it began."""
     waiting, running = deque(todo), {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_kernels) as pool:
+    workers = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_kernels)
+    with workers as pool, _ended_if_interrupted():
         while waiting or running:
             while waiting and len(running) < jobs:  # no more than run: what is submitted cannot be called back
                 path = waiting.popleft()
@@ -87,6 +89,17 @@ def _as_they_end(todo: Iterable[Path], jobs: int) -> Iterator[tuple[Path, float,
                 path = running.pop(future)
                 died = isinstance(future.exception(), BrokenProcessPool)
                 yield path, *((0.0, f"{path}: {future.exception()}", "") if died else future.result())
+
+
+@contextmanager
+def _ended_if_interrupted() -> Iterator[None]:
+    """Ends the workers where something is raised inside: they write files whole, and kernels follow them."""
+    try:
+        yield
+    except BaseException:
+        for worker in active_children():
+            worker.terminate()
+        raise
 
 
 def _submitted(pool: ProcessPoolExecutor, path: Path) -> Future:

@@ -108,7 +108,8 @@ def test_noise_is_for_training_alone(methods):
 def test_every_gradient_is_that_of_one_ordinary_graph():
     """Local terms on a second, detached run of their layers; all else on the features themselves."""
     names = "decov+deep-supervision+predsim+hsic+kd"
-    collaboration = make(names, dropout=0.0, deep_weight=0.3, hsic_weight=0.1, decov_weight=2.0, kd_temperature=2.0)
+    weights = {"deep_weight": 0.3, "predsim_weight": 1.0, "hsic_weight": 0.1, "decov_weight": 2.0}
+    collaboration = make(names, dropout=0.0, kd_temperature=2.0, **weights)
     collaboration.progress = 0.25
     images, labels = make_batch()
     expected = copy.deepcopy(collaboration)
