@@ -32,10 +32,9 @@ def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None 
 
 def _moved(run: RunConfig, dataset: str) -> RunConfig:
     """The run on another data set by its recipe, at the same multiple of the recipe's rate."""
-    names = ("epochs", "train_size", "batch_size", "lr", "milestones", "side")
-    usual = replace(run, **dict.fromkeys(names))
-    recipe = {name: None for name in names if name in ("lr", "side") or getattr(run, name) == getattr(usual, name)}
-    recipe |= {"milestones": None, "train_size": None}
+    usual = replace(run, **dict.fromkeys(("epochs", "batch_size", "lr", "milestones")))
+    recipe = dict.fromkeys(("train_size", "lr", "milestones", "side"))  # filled in anew
+    recipe |= {name: None for name in ("epochs", "batch_size") if getattr(run, name) == getattr(usual, name)}
     moved = replace(run, dataset=dataset, held_out=0, **recipe)
     return replace(moved, lr=moved.lr * (run.lr / usual.lr))
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from imcl_core.measure.memory import on_fake_tensors
+from imcl_core.study.speeds import alone
 from imcl_core.training.config import RunConfig, as_fast
 from imcl_core.training.record import Record
 
@@ -86,7 +87,7 @@ def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()
     """
     speeds: dict[tuple, list[float]] = {}
     for record in records:
-        if gpu in record.run["device"] and record.run.get("at_once", 1) == record.run.get("processes", 1) == 1:
+        if gpu in record.run["device"] and alone(record):
             speeds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     seconds, measured = 0.0, bool(configs)
     for config in configs:
