@@ -15,12 +15,12 @@ from imcl_core.training.sheets import Sheet, read_sheet
 
 
 def sheets(*folders: str | Path) -> list[Sheet]:
-    """What the record files below the folders say, by path, each run once.
+    """What the record files below the folders say, by path, each run once, as on the first device that has it.
 
-    Files are left as they are. Those that are damaged, of a newer version, or at odds with another of the same name are
-    told on the error stream and left out.
+    Files are left as they are. Those that are damaged, of a newer version, or at odds with another of the same run on
+    the same device are told on the error stream and left out.
     """
-    return [sheet for paths in files.of_runs(files.RECORD, *folders).values() if (sheet := agreed(paths))]
+    return [found[0] for paths in files.of_runs(files.RECORD, *folders).values() if (found := outcomes(paths))]
 
 
 def sound(paths: Iterable[Path]) -> list[Sheet]:
@@ -34,14 +34,18 @@ def sound(paths: Iterable[Path]) -> list[Sheet]:
     return found
 
 
-def agreed(paths: list[Path]) -> Sheet | None:
-    """The sheet that files of one name hold; None, and a sentence on the error stream, where there is none."""
-    found = sound(paths)
-    for other in found[1:]:
-        if other.curve != found[0].curve:
-            files.tell(f"{found[0].path} and {other.path} are one run with two outcomes, both left out: remove one.")
-            return None
-    return found[0] if found else None
+def outcomes(paths: list[Path]) -> list[Sheet]:
+    """The sheets in files of one name, one a device, whose digits are its own; the first of the files first.
+
+    Two that differ on one device are told on the error stream, and none is returned.
+    """
+    by_device: dict[str, Sheet] = {}
+    for sheet in sound(paths):
+        first = by_device.setdefault(sheet.run["device"], sheet)
+        if first is not sheet and first.curve != sheet.curve:  # a curve is parsed when it is asked for
+            files.tell(f"{first.path} and {sheet.path} are one run with two outcomes, both left out: remove one.")
+            return []
+    return [*by_device.values()]
 
 
 def records(*folders: str | Path) -> list[Record]:
@@ -54,6 +58,9 @@ def read(*folders: str | Path) -> pd.DataFrame:
     return pd.DataFrame([record.row() for record in records(*folders)])
 
 
+GPUS = ("NVIDIA", "AMD Instinct", "AMD Radeon")  # how their names begin, as PyTorch tells them
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
     """What a table needs of one record."""
@@ -63,6 +70,11 @@ class Run:
     device: str
     path: Path
     data: str | None  # digest of what it was trained on; of earlier records unknown
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU drew its dropout masks, which are others than those that a processor draws."""
+        return self.device.startswith(GPUS)
 
     @classmethod
     def of(cls, sheet: Sheet) -> "Run":
@@ -80,7 +92,7 @@ class Ledger:
 
     def __init__(self, *folders: str | Path):
         self._files: dict[str, list[tuple[int, str, list[Path]]]] = {}
-        self._runs: dict[str, tuple[Run, ...]] = {}
+        self._outcomes: dict[str, dict[int, tuple[Run, ...]]] = {}
         self._cells: dict[str, dict[str, Any]] = {}
         for name, paths in files.of_runs(files.RECORD, *folders).items():
             cell, dataset, model, methods, noise, profile, seed = files.NAME.fullmatch(name).groups()
@@ -104,18 +116,24 @@ class Ledger:
 
         A damaged file among them is told on the error stream and left out.
         """
+        return tuple(first for first, *_ in self.outcomes(config).values())
+
+    def outcomes(self, config: RunConfig) -> dict[int, tuple[Run, ...]]:
+        """The same by seed, with what other devices made of the run behind the first."""
         name = config.name
-        if name not in self._runs:
+        if name not in self._outcomes:
             cell = name.rsplit("-seed", 1)[0]
-            runs = sorted(self._read(config, self._files.get(cell, [])), key=lambda run: run.seed)
-            if len(data := {run.data: run.path for run in runs if run.data}) > 1:
+            found = dict(sorted(self._read(config, self._files.get(cell, []))))
+            if len(data := {run.data: run.path for runs in found.values() for run in runs if run.data}) > 1:
                 one, other, *_ = data.values()
                 files.tell(f"{one} and {other} were trained on other data, though it has one name: compare the files.")
-            self._runs[name] = tuple(runs)
-        return self._runs[name]
+            self._outcomes[name] = found
+        return self._outcomes[name]
 
-    def _read(self, config: RunConfig, named: list[tuple[int, str, list[Path]]]) -> Iterator[Run]:
+    def _read(
+        self, config: RunConfig, named: list[tuple[int, str, list[Path]]]
+    ) -> Iterator[tuple[int, tuple[Run, ...]]]:
         name_at = config.names()
         for seed, name, paths in named:
-            if name == name_at(seed) and (sheet := agreed(paths)):
-                yield Run.of(sheet)
+            if name == name_at(seed) and (sheets := outcomes(paths)):
+                yield seed, tuple(map(Run.of, sheets))

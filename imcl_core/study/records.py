@@ -1,5 +1,6 @@
 """The records and failures that a batch leaves in a folder: taken into the results, and held against what is wanted."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,22 +18,48 @@ COPIES_AT_ONCE = 32
 def merge(source: str | Path, target: str | Path) -> list[Path]:
     """Takes the records below `source`, and the small arrays beside them, into `target`; returns the new records.
 
-    What is damaged is told and left where it is, as are arrays that are links. `ImclError`, and nothing is taken, where
-    a run has different outcomes, in both folders or in one.
+    What is damaged is told and left where it is, as are arrays that are links, and what another device made of a run
+    whose file `target` has. `ImclError`, and nothing is taken, where a run has different outcomes on one device, in
+    both folders or in one.
     """
     source, target = Path(source), Path(target)
     if not source.is_dir():
         raise ImclError(f"There is no folder {source} to take records from.")
     incoming, here = (files.of_runs(files.RECORD, *existing(folder)) for folder in (source, target))
     sound = {name: found for name, paths in incoming.items() if (found := ledger.sound(paths))}
-    _refuse_clashes({name: [*found, *ledger.sound(here.get(name, []))] for name, found in sound.items()})
+    known = {name: ledger.sound(here.get(name, [])) for name in sound}
+    _refuse_clashes({name: [*found, *known[name]] for name, found in sound.items()})
+    new = {name: path for name, found in sound.items() if (path := _new(found, known[name], target))}
+    _tell_what_stays({name: found for name, found in sound.items() if name not in new}, known, target)
     small = files.of_runs(files.ARRAYS, source)
-    new = {name: found[0].path for name, found in sound.items() if name not in here}
-    arrays = [path for name in new for path in small.get(name, [])[:1] if not path.is_symlink()]
+    beside = [path for name, record in new.items() for path in small.get(name, []) if path.parent == record.parent]
+    arrays = [path for path in beside if not path.is_symlink()]
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:  # a copy waits for the disk, which takes many at a time
         for paths in (arrays, [*new.values()]):  # records last: what has one is complete
             list(pool.map(lambda path: write_whole(target / path.name, path.read_bytes()), paths))
     return [target / path.name for path in new.values()]
+
+
+def _new(found: list[Sheet], known: list[Sheet], target: Path) -> Path | None:
+    """The first file of a run that no known one is of the same device as, if its place in `target` is free."""
+    others = _of_other_devices(found, known)
+    return others[0].path if others and not (target / others[0].path.name).exists() else None
+
+
+def _of_other_devices(found: Iterable[Sheet], known: Iterable[Sheet]) -> list[Sheet]:
+    devices = {sheet.run["device"] for sheet in known}
+    return [sheet for sheet in found if sheet.run["device"] not in devices]
+
+
+def _tell_what_stays(left: dict[str, list[Sheet]], known: dict[str, list[Sheet]], target: Path) -> None:
+    """Tells which of the runs that were not taken another device made, and what could be done with them."""
+    others = [sheet for name, found in left.items() if known[name] for sheet in _of_other_devices(found, known[name])]
+    if others:
+        files.tell(
+            f"{len(others)} runs were made in {target} before, on another device, and stay where they are "
+            f"({others[0].path}). To keep both, so that tables compare runs of one device, merge them into a folder "
+            "of its own below the results."
+        )
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
@@ -40,7 +67,7 @@ def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
     clashes = {
         name: found
         for name, found in sheets.items()
-        if any(other.curve != found[0].curve for other in found[1:])
+        if any(s.curve != o.curve for s, o in itertools.combinations(found, 2) if s.run["device"] == o.run["device"])
     }  # fmt: skip
     if clashes:
         told = ", ".join(f"{name}: {' and '.join(str(s.path) for s in c)}" for name, c in [*clashes.items()][:3])

@@ -38,7 +38,7 @@ def edited(path: Path, change, form=1) -> Path:
 
 def test_every_record_in_results_is_read_and_is_without_a_digest_what_it_is_with_one(tmp_path):
     found = ledger.sheets(RESULTS)
-    assert len(found) == len(list(RESULTS.rglob("*.json"))) >= 129
+    assert len(found) == len({path.name for path in RESULTS.rglob("*.json")}) >= 129
     for sheet in found[::10]:
         again = read_record(write_record(read_record(sheet.path), tmp_path))
         assert (again.config, again.curve, again.run) == (sheet.config, sheet.curve, sheet.run)

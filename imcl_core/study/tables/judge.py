@@ -17,6 +17,7 @@ The test of a claim, stated before the data. A claim is a sum of errors with sig
 Half, because the paper's sizes are of single runs at their best epochs.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -79,13 +80,32 @@ def last_errors(config: RunConfig, ledger: Ledger) -> dict[int, float]:
     return {run.seed: run.errors[metric][0] for run in ledger.runs(config)}
 
 
+def paired(configs: Sequence[RunConfig], ledger: Ledger) -> dict[int, tuple[Run, ...]]:
+    """By seed, where all have a run of it: a run of each of the configurations, as alike in their devices as there are.
+
+    A GPU draws other dropout masks than a processor. So where a run was made again on another device, that one of its
+    outcomes counts beside which the others stand on as few kinds of device, and on as few devices, as can be.
+    """
+    found = [ledger.outcomes(config) for config in configs]
+    seeds = sorted(set.intersection(*map(set, found)))
+    choices = {seed: [*itertools.product(*(by_seed[seed] for by_seed in found))] for seed in seeds}
+    return {seed: min(of_seed, key=_mixture) if len(of_seed) > 1 else of_seed[0] for seed, of_seed in choices.items()}
+
+
+def _mixture(runs: Sequence[Run]) -> tuple[int, int]:
+    return len({run.on_gpu for run in runs}), len({run.device for run in runs})
+
+
 def gained(config: RunConfig, over: RunConfig, ledger: Ledger) -> dict[int, float]:
-    """By seed: the last epoch's error of `over` less that of `config`, where both have a run of that seed.
+    """By seed, where both have a run of it: the last epoch's error of `over` less that of `config`, as `paired`.
 
     The one sign of the book: above zero, `config` errs less often.
     """
-    ours, theirs = last_errors(config, ledger), last_errors(over, ledger)
-    return {seed: theirs[seed] - error for seed, error in ours.items() if seed in theirs}
+    metric = metric_of(config.dataset)
+    return {
+        seed: theirs.errors[metric][0] - ours.errors[metric][0]
+        for seed, (theirs, ours) in paired((over, config), ledger).items()
+    }
 
 
 def moments(gains: Iterable[float]) -> dict[str, float | None]:
@@ -103,9 +123,13 @@ def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger,
     `agrees`: the baseline errs as often as the paper's. Where there is no claim, of a size of 0 or less, the outcome is
     empty: the bounds stand alone.
     """
-    by_seed = [last_errors(config, ledger) for _, config in terms]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    values = [sum(sign * errors[s] for (sign, _), errors in zip(terms, by_seed, strict=True)) for s in seeds]
+    signs, configs = zip(*terms, strict=True)
+    errors = [
+        [run.errors[metric_of(config.dataset)][0] for run, config in zip(runs, configs, strict=True)]
+        for runs in paired(configs, ledger).values()
+    ]
+    values = [sum(sign * error for sign, error in zip(signs, of_seed, strict=True)) for of_seed in errors]
+    by_seed = [ledger.outcomes(config) for config in configs]
     summary = {"n": len(values), "mean": statistics.fmean(values) if values else None}
     if len(values) > 1:
         summary |= dict(zip(("lower", "upper"), bounds(values), strict=True))
@@ -123,9 +147,9 @@ def verdict(terms: Sequence[tuple[int, RunConfig]], size: float, ledger: Ledger,
     return Verdict(outcome, **summary)
 
 
-def _unsettled(by_seed: list[dict[int, float]], seeds: int, **summary: Any) -> Verdict:
+def _unsettled(by_seed: list[dict[int, tuple[Run, ...]]], seeds: int, **summary: Any) -> Verdict:
     """Counts the runs of the seeds that have most of them: only whole sets of one seed are of use."""
-    present = sorted((sum(s in errors for errors in by_seed) for s in set().union(*by_seed)), reverse=True)
+    present = sorted((sum(s in runs for runs in by_seed) for s in set().union(*by_seed)), reverse=True)
     return Verdict(TOO_LITTLE, runs=sum(present[:seeds]), needed=seeds * len(by_seed), **summary)
 
 

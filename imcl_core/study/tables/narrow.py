@@ -11,7 +11,7 @@ import pandas as pd
 
 from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, grid
 from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, summarise, verdict
+from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, paired, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, in_points, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
@@ -111,13 +111,18 @@ def case_of(config: RunConfig) -> str:
 def narrow_table(ledger: Ledger) -> Table:
     """The runs in `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
     known, shown = {gain.config.key: gain for gain in gains(ledger)}, reproduced(ledger)
+    pairs = [pair for gain in known.values() for pair in paired((gain.baseline, gain.config), ledger).values()]
+    across = sum(one.on_gpu != other.on_gpu for one, other in pairs)
     lines = [_row(config, ledger.runs(config), known.get(config.key)) for config in shown]
     rows, data = zip(*lines, strict=True) if lines else ((), ())
     note = (
         "The paper's recipe in fewer epochs, on networks of a quarter of its width and images of 32×32 pixels. "
         f"{reached(ledger)} Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch "
         "of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that "
-        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. The verdict is that of the test "
+        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. A run that was made again on "
+        "another kind of device, a GPU with other dropout masks than a processor's, has the error of its first device "
+        "here, and counts in gains beside runs of its kind. "
+        f"{across} of {len(pairs)} pairs are across. The verdict is that of the test "
         "of the ledger of claims, by a proxy, which may support a claim of the paper but never refutes it."
     )
     columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
