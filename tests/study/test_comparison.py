@@ -29,9 +29,9 @@ def judged(errors, model="resnet18", **settings):
     ]
 
 
-def on_stl10(errors, model="resnet18", seeds=range(3), shift=0.0):
+def on_stl10(errors, model="resnet18", seeds=range(3), shift=0.0, **settings):
     """Records on STL-10: `errors` by method, the same at each seed but for `shift` a seed."""
-    place = {"dataset": "stl10", "profile": "narrow", "model": model}
+    place = {"dataset": "stl10", "profile": "narrow", "model": model} | settings
     return [record(error + shift * s, methods=m, seed=s, **place) for m, error in errors.items() for s in seeds]
 
 
@@ -44,10 +44,11 @@ def row(folder, method, **options):
 def test_the_grid_has_every_method_on_both_networks_held_out_first_then_by_seeds():
     runs = grids.grid("neighbours", "narrow", 2)
     methods = ["baseline", *grids.SINGLES, *(term.name for term in NEIGHBOURS)]
-    assert len(runs) == 2 * len(methods) * (1 + 2)
+    assert len(runs) == 2 * len(methods) * (1 + 2 + 2)
     held, tests = runs[: 2 * len(methods)], runs[2 * len(methods) :]
     assert all(run.validation and run.held_out == 10_000 and run.dataset == "cifar10" for run in held)
-    assert all(run.dataset == "stl10" and not run.validation and run.augment for run in tests)
+    assert all(run.dataset == "stl10" and not run.validation for run in tests)
+    assert [run.augment for run in tests] == [True] * (len(tests) // 2) + [False] * (len(tests) // 2)
     for method in methods:
         assert {run.model for run in held if run.methods == method} == {"resnet18", "vgg16"}
         strengths = TERMS[method].strengths if method in TERMS else ()
@@ -60,14 +61,16 @@ def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_pa
     write(tmp_path, *judged({"baseline": 42.0, "cutout": 40.0, "kernel": 39.0}), *judged({"cutout": 41.5}, "vgg16"))
     write(tmp_path, *judged({"baseline": 38.5}, **grids.TUNED_BASELINE))
     write(tmp_path, *on_stl10({"baseline": 33.0}, seeds=range(4)), *on_stl10({"cutout": 31.0}, shift=0.5))
+    write(tmp_path, *on_stl10({"baseline": 40.0, "cutout": 36.0}, "vgg16", seeds=[0], augment=False))
     table = tables.table("neighbours", Ledger(tmp_path))
     names = ["baseline", "baseline tuned", *grids.SINGLES, *(term.name for term in NEIGHBOURS)]
     assert list(table.data.method) == names and f"5 of {2 * len(names)} such runs" in table.note
     cells, data = row(tmp_path, "cutout")
     assert [cell.lines for cell in cells] == [
         ("cutout", "DeVries 2017"), ("cutout_size 2",), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
-        ("ResNet-18 (3)", "+1.50 ± 0.50", "+0.66 to +2.34"),
+        ("ResNet-18 (3)", "+1.50 ± 0.50", "+0.66 to +2.34"), ("VGG-16 (1)", "+4.00"),
     ]  # fmt: skip
+    assert (data["plain_gain_mean_vgg16"], data["plain_pairs_vgg16"], data["plain_pairs_resnet18"]) == (4.0, 1, 0)
     assert (data["held_out"], data["held_out_resnet18"], data["held_out_vgg16"]) == (40.75, 40.0, 41.5)
     assert (data["gain_mean_resnet18"], data["pairs_resnet18"], data["pairs_vgg16"]) == (1.5, 3, 0)
     assert row(tmp_path, "kernel")[0][2].lines == ("no run yet", "ResNet-18 39.00")  # no mean of one network

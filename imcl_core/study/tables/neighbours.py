@@ -1,5 +1,6 @@
 """The four and their neighbours on equal terms: as the search judged them, and what they gain on STL-10."""
 
+import itertools
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,9 @@ def _judged(name: str, model: str) -> RunConfig:
     return as_judged(name.split()[0], model, **ROWS[name])
 
 
-def _tested(name: str, model: str) -> RunConfig:
-    return RunConfig(dataset="stl10", model=model, methods=name.split()[0], profile="narrow", **ROWS[name])
+def _tested(name: str, model: str, augment: bool) -> RunConfig:
+    place = {"dataset": "stl10", "model": model, "augment": augment, "profile": "narrow"}
+    return RunConfig(methods=name.split()[0], **place, **ROWS[name])
 
 
 def held_out(ledger: Ledger) -> dict[str, dict[str, float]]:
@@ -45,10 +47,13 @@ def held_out_gains(ledger: Ledger) -> dict[str, dict[str, float]]:
     return {name: of_each for name, of_each in gains.items() if of_each}
 
 
-def stl10_gains(ledger: Ledger) -> dict[str, dict[str, dict[int, float]]]:
-    """By row, then by network and seed: the gain over the baseline on STL-10's test images, in points."""
+def stl10_gains(ledger: Ledger, augment: bool = True) -> dict[str, dict[str, dict[int, float]]]:
+    """By row, then by network and seed: the gain over the baseline on STL-10's test images, in points.
+
+    `augment`: with random crops and flips of the training images, or without.
+    """
     gains = {
-        name: {m: gained(_tested(name, m), _tested(BASELINE, m), ledger) for m in NETWORKS}
+        name: {m: gained(_tested(name, m, augment), _tested(BASELINE, m, augment), ledger) for m in NETWORKS}
         for name in ROWS
         if name != BASELINE
     }
@@ -62,16 +67,21 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
     `operations` of a training step by method, relative to the baseline's, as `imcl_core.study.plan` counts
     them: one column more. Counting takes seconds, so it is left to the caller.
     """
-    errors, tested = held_out(ledger), stl10_gains(ledger)
-    lines = [_row(name, errors[name], tested.get(name, {}), operations, ledger) for name in ROWS]
+    errors, tested = held_out(ledger), {augment: stl10_gains(ledger, augment) for augment in (True, False)}
+    lines = [
+        _row(
+            name, errors[name], {augment: gains.get(name, {}) for augment, gains in tested.items()}, operations, ledger
+        )
+        for name in ROWS
+    ]
     rows, data = zip(*lines, strict=True)
     note = (
         "Networks of a quarter of the width, every method at its default strength. Held-out error: in percent, the "
         "mean of both networks, then each; trained on 5,000 of CIFAR-10's training images and judged by 10,000 "
         f"others, one seed; {sum(map(len, errors.values()))} of {len(NETWORKS) * len(rows)} such runs are there. Gain "
         "on STL-10: the baseline's error on the test images less the method's, in points, at the last epoch: mean and "
-        "deviation over seeds, their number in brackets; below, the bounds of the mean, each one-sided at 95 %. Above "
-        "zero is better."
+        "deviation over seeds, their number in brackets; below, the bounds of the mean, each one-sided at 95 %; "
+        "trained on images randomly cropped and flipped, then on plain ones. Above zero is better."
     )
     if operations is not None:
         note += (
@@ -79,10 +89,9 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     priced = [] if operations is None else ["operations"]
-    columns = ("method", "strength", "held-out error", *priced, "gain on STL-10")
-    shown = (
-        "method", "strength", "held_out", *priced, *(f"{key}_{m}" for m in NETWORKS for key in ("gain_mean", "pairs")),
-    )  # fmt: skip
+    columns = ("method", "strength", "held-out error", *priced, "gain on STL-10", "… on plain images")
+    tests = (f"{way}{key}_{m}" for way in ("", "plain_") for m in NETWORKS for key in ("gain_mean", "pairs"))
+    shown = ("method", "strength", "held_out", *priced, *tests)
     title = "The four and their neighbours on equal terms, in narrow networks (not the paper's scale)"
     return Table("neighbours", title, note, columns, rows, pd.DataFrame(data), shown)
 
@@ -90,7 +99,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
 def _row(
     name: str,
     errors: Mapping[str, float],
-    tested: Mapping[str, Mapping[int, float]],
+    tested: Mapping[bool, Mapping[str, Mapping[int, float]]],
     operations: Mapping[str, float] | None,
     ledger: Ledger,
 ) -> tuple[tuple[Cell, ...], dict[str, Any]]:
@@ -98,15 +107,15 @@ def _row(
     source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
     cost = (operations or {}).get(name.split()[0])
     price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
-    gains = {model: tested.get(model, {}) for model in NETWORKS}
     cells = (Cell((method_name(name), *filter(None, [source]))), Cell(strength), _errors(name, errors, ledger), *price)
     figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
     figures |= {"operations": cost, "held_out": _mean(errors)}
     figures |= {f"held_out_{model}": errors.get(model) for model in NETWORKS}
-    for model, by_seed in gains.items():
-        figures |= {f"{key}_{model}": value for key, value in moments(by_seed.values()).items()}
-        figures[f"pairs_{model}"] = len(by_seed)
-    return (*cells, _gains(name, gains, ledger)), figures
+    for augment, model in itertools.product(tested, NETWORKS):
+        by_seed, way = tested[augment].get(model, {}), "" if augment else "plain_"
+        figures |= {f"{way}{key}_{model}": value for key, value in moments(by_seed.values()).items()}
+        figures[f"{way}pairs_{model}"] = len(by_seed)
+    return (*cells, *(_gains(name, gains, ledger, augment) for augment, gains in tested.items())), figures
 
 
 def _strength(name: str) -> tuple[str, ...]:
@@ -133,7 +142,7 @@ def _mean(by_network: Mapping[str, float]) -> float | None:
     return statistics.fmean(by_network.values()) if len(by_network) == len(NETWORKS) else None
 
 
-def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger) -> Cell:
+def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger, augment: bool) -> Cell:
     """Three lines a network: its name and the seeds, the mean gain over them, its bounds."""
     lines, runs, links = [], [], []
     for model, by_seed in ((model, by_seed) for model, by_seed in gains.items() if by_seed):
@@ -141,7 +150,7 @@ def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger) 
         found = moments(values)
         lines += [f"{NAMES[model]} ({len(values)})", signed(found["gain_mean"]) + plus_minus(found["gain_deviation"])]
         lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
-        here = [run for run in ledger.runs(_tested(name, model)) if run.seed in by_seed]
+        here = [run for run in ledger.runs(_tested(name, model, augment)) if run.seed in by_seed]
         runs, links = [*runs, *here], [*links, *(f"{NAMES[model]}, seed {run.seed}" for run in here)]
     means = [statistics.fmean(by_seed.values()) for by_seed in gains.values() if by_seed]
     mean = statistics.fmean(means) if len(means) == len(NETWORKS) else None
