@@ -31,6 +31,7 @@ NEIGHBOURS = (
     "decov",
     "deep-supervision",
     "predsim",
+    "hsic",
 )
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS)
 MODELS = ("resnet18", "vgg16")

@@ -202,7 +202,7 @@ def _speeds(
         return None
     if pool.remote:
         raise ImclError("A budget plans the time of one machine: leave it out on a Ray cluster.")
-    return Speeds(chosen, ledger.sheets(*existing(*folders)), data_folder)
+    return Speeds(chosen, ledger.every_sheet(*existing(*folders)), data_folder)
 
 
 def _todo(

@@ -146,7 +146,7 @@ def plan(
         raise ImclError(_NO_SEEDS.format(seeds))
     names = tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: with_teachers(grid(name, profile, seeds)) for name in names}
-    records = ledger.sheets(*folders_given([results], usual=["results"]))
+    records = ledger.every_sheet(*folders_given([results], usual=["results"]))
     table = planned(grids, records)
     print(table.to_string(float_format="{:.1f}".format))
     if SIZES[profile].width < 1:  # narrow enough for a CPU

@@ -10,17 +10,29 @@ import pandas as pd
 from imcl_core.errors import ImclError
 from imcl_core.training import files
 from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import on_gpu
 from imcl_core.training.record import Record
 from imcl_core.training.sheets import Sheet, read_sheet
 
 
 def sheets(*folders: str | Path) -> list[Sheet]:
-    """What the record files below the folders say, by path, each run once, as on the first device that has it.
+    """What the record files below the folders say, by path, each run once: where several devices made it, the first.
 
     Files are left as they are. Those that are damaged, of a newer version, or at odds with another of the same run on
     the same device are told on the error stream and left out.
     """
-    return [found[0] for paths in files.of_runs(files.RECORD, *folders).values() if (found := outcomes(paths))]
+    return [found[0] for found in _all_outcomes(*folders)]
+
+
+def every_sheet(*folders: str | Path) -> list[Sheet]:
+    """The same with what each device made of a run, of which each tells how fast it is."""
+    return [sheet for found in _all_outcomes(*folders) for sheet in found]
+
+
+def _all_outcomes(*folders: str | Path) -> Iterator[list[Sheet]]:
+    for paths in files.of_runs(files.RECORD, *folders).values():
+        if found := outcomes(paths):
+            yield found
 
 
 def sound(paths: Iterable[Path]) -> list[Sheet]:
@@ -34,18 +46,18 @@ def sound(paths: Iterable[Path]) -> list[Sheet]:
     return found
 
 
-def outcomes(paths: list[Path]) -> list[Sheet]:
-    """The sheets in files of one name, one a device, whose digits are its own; the first of the files first.
+def outcomes(paths: Iterable[Path]) -> list[Sheet]:
+    """The sheets in files of one name, one of each `maker`, the one that was finished first in front.
 
-    Two that differ on one device are told on the error stream, and none is returned.
+    Two of one maker that differ are told on the error stream, and none is returned.
     """
-    by_device: dict[str, Sheet] = {}
-    for sheet in sound(paths):
-        first = by_device.setdefault(sheet.run["device"], sheet)
+    by_maker: dict[tuple[str, int], Sheet] = {}
+    for sheet in sorted(sound(paths), key=lambda sheet: (sheet.run.get("finished", ""), str(sheet.path))):
+        first = by_maker.setdefault(sheet.maker, sheet)
         if first is not sheet and first.curve != sheet.curve:  # a curve is parsed when it is asked for
             files.tell(f"{first.path} and {sheet.path} are one run with two outcomes, both left out: remove one.")
             return []
-    return [*by_device.values()]
+    return [*by_maker.values()]
 
 
 def records(*folders: str | Path) -> list[Record]:
@@ -58,9 +70,6 @@ def read(*folders: str | Path) -> pd.DataFrame:
     return pd.DataFrame([record.row() for record in records(*folders)])
 
 
-GPUS = ("NVIDIA", "AMD Instinct", "AMD Radeon")  # how their names begin, as PyTorch tells them
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
     """What a table needs of one record."""
@@ -68,29 +77,28 @@ class Run:
     seed: int
     errors: dict[str, tuple[float, float]]  # last and lowest of those evaluated, %: "top1_error", "top5_error"
     device: str
+    on_gpu: bool  # which draws other dropout masks than a processor
     path: Path
     data: str | None  # digest of what it was trained on; of earlier records unknown
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU drew its dropout masks, which are others than those that a processor draws."""
-        return self.device.startswith(GPUS)
 
     @classmethod
     def of(cls, sheet: Sheet) -> "Run":
         columns = {"top1_error": sheet.column("test_error"), "top5_error": sheet.column("test_error_top5")}
         errors = {metric: (values[-1], min(values)) for metric, values in columns.items()}
-        return cls(sheet.config.seed, errors, sheet.run["device"], sheet.path, sheet.run.get("data"))
+        run = sheet.run
+        return cls(sheet.config.seed, errors, run["device"], on_gpu(run), sheet.path, run.get("data"))
 
 
 class Ledger:
     """The record files below some folders, found by configuration.
 
     Files are told apart by their names, which end in a hash of all settings, and read when a table asks for their
-    cell. So ten thousand records of a search for weights cost a table of other runs next to nothing.
+    cell. So ten thousand records of a search for weights cost a table of other runs next to nothing. Without `again`
+    it knows the first outcome of a run alone, whatever other devices made of it.
     """
 
-    def __init__(self, *folders: str | Path):
+    def __init__(self, *folders: str | Path, again: bool = True):
+        self._again = again
         self._files: dict[str, list[tuple[int, str, list[Path]]]] = {}
         self._outcomes: dict[str, dict[int, tuple[Run, ...]]] = {}
         self._cells: dict[str, dict[str, Any]] = {}
@@ -114,7 +122,8 @@ class Ledger:
     def runs(self, config: RunConfig) -> tuple[Run, ...]:
         """The runs of `config` at any seed, by seed; none with any other setting that could influence it.
 
-        A damaged file among them is told on the error stream and left out.
+        A damaged file among them is told on the error stream and left out, as is one of several processes, each of
+        which saw a part of every batch.
         """
         return tuple(first for first, *_ in self.outcomes(config).values())
 
@@ -135,5 +144,15 @@ class Ledger:
     ) -> Iterator[tuple[int, tuple[Run, ...]]]:
         name_at = config.names()
         for seed, name, paths in named:
-            if name == name_at(seed) and (sheets := outcomes(paths)):
-                yield seed, tuple(map(Run.of, sheets))
+            if name == name_at(seed) and (sheets := [*filter(_of_one_process, outcomes(paths))]):
+                yield seed, tuple(map(Run.of, sheets if self._again else sheets[:1]))
+
+
+def _of_one_process(sheet: Sheet) -> bool:
+    _, processes = sheet.maker
+    if processes > 1:
+        files.tell(
+            f"{sheet.path} was trained by {processes} processes, each with a part of every batch: no table takes it. "
+            "Train that run in one process, in a folder of its own."
+        )
+    return processes == 1

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from imcl_core.measure.memory import on_fake_tensors
 from imcl_core.study.speeds import alone
 from imcl_core.training.config import RunConfig, as_fast
+from imcl_core.training.machine import on_gpu
 from imcl_core.training.record import Record
 
 GPUS = {"T4": 65e12, "A100": 312e12, "H100": 989e12}  # operations/s in half precision, by NVIDIA's sheets
@@ -106,7 +107,7 @@ def core_hours(configs: Iterable[RunConfig], records: Iterable[Record]) -> tuple
     """
     seconds: dict[tuple, list[float]] = {}
     for record in records:
-        if record.run.get("threads") == 1 and not any(gpu in record.run["device"] for gpu in ("NVIDIA", *GPUS)):
+        if record.run.get("threads") == 1 and not on_gpu(record.run):
             seconds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     known = [statistics.median(seconds[c.like]) * _seen(c) if c.like in seconds else None for c in configs]
     return sum(filter(None, known)) / 3600, known.count(None)

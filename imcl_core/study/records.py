@@ -1,6 +1,7 @@
 """The records and failures that a batch leaves in a folder: taken into the results, and held against what is wanted."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,9 @@ COPIES_AT_ONCE = 32
 def merge(source: str | Path, target: str | Path) -> list[Path]:
     """Takes the records below `source`, and the small arrays beside them, into `target`; returns the new records.
 
-    What is damaged is told and left where it is, as are arrays that are links, and what another device made of a run
-    whose file `target` has. `ImclError`, and nothing is taken, where a run has different outcomes on one device, in
-    both folders or in one.
+    What another device made of a run that is there goes to a folder of that device, and is told. What is damaged is
+    told and left where it is, as are arrays that are links. `ImclError`, and nothing is taken, where a run has
+    different outcomes on one device, in both folders or in one.
     """
     source, target = Path(source), Path(target)
     if not source.is_dir():
@@ -29,37 +30,36 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
     sound = {name: found for name, paths in incoming.items() if (found := ledger.sound(paths))}
     known = {name: ledger.sound(here.get(name, [])) for name in sound}
     _refuse_clashes({name: [*found, *known[name]] for name, found in sound.items()})
-    new = {name: path for name, found in sound.items() if (path := _new(found, known[name], target))}
-    _tell_what_stays({name: found for name, found in sound.items() if name not in new}, known, target)
-    small = files.of_runs(files.ARRAYS, source)
-    beside = [path for name, record in new.items() for path in small.get(name, []) if path.parent == record.parent]
-    arrays = [path for path in beside if not path.is_symlink()]
+    new: dict[Path, Path] = {}  # by where they go
+    for name, found in sound.items():
+        if known[name] or name not in here:  # else a damaged file is in its place
+            new |= _places(found, known[name], target)
+    small = {path for paths in files.of_runs(files.ARRAYS, source).values() for path in paths if not path.is_symlink()}
+    beside = {to.with_suffix(files.ARRAYS): path.with_suffix(files.ARRAYS) for to, path in new.items()}
+    arrays = {to: path for to, path in beside.items() if path in small}
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:  # a copy waits for the disk, which takes many at a time
-        for paths in (arrays, [*new.values()]):  # records last: what has one is complete
-            list(pool.map(lambda path: write_whole(target / path.name, path.read_bytes()), paths))
-    return [target / path.name for path in new.values()]
+        for paths in (arrays, new):  # records last: what has one is complete
+            list(pool.map(lambda pair: write_whole(pair[0], pair[1].read_bytes()), paths.items()))
+    if others := sorted({str(to.parent) for to in new if to.parent != target}):
+        files.tell(f"What another device made of runs that are there is now in {', '.join(others)}.")
+    return [*new]
 
 
-def _new(found: list[Sheet], known: list[Sheet], target: Path) -> Path | None:
-    """The first file of a run that no known one is of the same device as, if its place in `target` is free."""
-    others = _of_other_devices(found, known)
-    return others[0].path if others and not (target / others[0].path.name).exists() else None
+def _places(found: Iterable[Sheet], known: Iterable[Sheet], target: Path) -> dict[Path, Path]:
+    """The files of a run by another `maker` than the known ones, by where they go."""
+    makers, places = {sheet.maker for sheet in known}, {}
+    for sheet in ledger.outcomes(sheet.path for sheet in found):
+        if sheet.maker not in makers:
+            folder = target / _named_after(*sheet.maker) if makers else target
+            places[folder / sheet.path.name] = sheet.path
+            makers.add(sheet.maker)
+    return places
 
 
-def _of_other_devices(found: Iterable[Sheet], known: Iterable[Sheet]) -> list[Sheet]:
-    devices = {sheet.run["device"] for sheet in known}
-    return [sheet for sheet in found if sheet.run["device"] not in devices]
-
-
-def _tell_what_stays(left: dict[str, list[Sheet]], known: dict[str, list[Sheet]], target: Path) -> None:
-    """Tells which of the runs that were not taken another device made, and what could be done with them."""
-    others = [sheet for name, found in left.items() if known[name] for sheet in _of_other_devices(found, known[name])]
-    if others:
-        files.tell(
-            f"{len(others)} runs were made in {target} before, on another device, and stay where they are "
-            f"({others[0].path}). To keep both, so that tables compare runs of one device, merge them into a folder "
-            "of its own below the results."
-        )
+def _named_after(device: str, processes: int) -> str:
+    """Such as `on-nvidia-h200`."""
+    several = f" {processes} processes" if processes > 1 else ""
+    return "on-" + re.sub("[^a-z0-9]+", "-", (device + several).lower()).strip("-")
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
@@ -67,7 +67,7 @@ def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
     clashes = {
         name: found
         for name, found in sheets.items()
-        if any(s.curve != o.curve for s, o in itertools.combinations(found, 2) if s.run["device"] == o.run["device"])
+        if any(s.curve != o.curve for s, o in itertools.combinations(found, 2) if s.maker == o.maker)
     }  # fmt: skip
     if clashes:
         told = ", ".join(f"{name}: {' and '.join(str(s.path) for s in c)}" for name, c in [*clashes.items()][:3])
@@ -87,7 +87,7 @@ class Standing:
 
     def __init__(self, *folders: str | Path):
         here = existing(*folders)
-        self.sheets = ledger.sheets(*here)
+        self.sheets = ledger.every_sheet(*here)
         self.done = {sheet.path.name.removesuffix(files.RECORD) for sheet in self.sheets}
         self._begun = files.of_runs(files.CHECKPOINT, *here)
         self._failed = files.of_runs(files.FAILURE, *here)

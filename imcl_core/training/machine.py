@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "project": project_version(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def on_gpu(run: Mapping[str, Any]) -> bool:
+    """Whether the environment that a record keeps was a GPU's."""
+    return "at_once" in run
 
 
 @functools.cache

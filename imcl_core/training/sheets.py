@@ -58,6 +58,11 @@ class Sheet:
     def images_per_s(self) -> float:
         return self.run["images_per_s"]
 
+    @property
+    def maker(self) -> tuple[str, int]:
+        """Device and number of processes: others make other digits of the same run."""
+        return self.run["device"], self.run.get("processes", 1)
+
 
 def curve_text(curve: list[dict[str, Any]]) -> str:
     """The lines of a curve in a record's file."""

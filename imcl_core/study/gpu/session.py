@@ -71,7 +71,7 @@ class Session:
 
     def work(self, configs: Sequence[RunConfig], results: str | Path, data_folder: str | None) -> None:
         """The runs that end in time, then the first of the others, for another session to finish."""
-        known = Speeds(self.device, ledger.records(*existing(self.records, results)), data_folder)
+        known = Speeds(self.device, ledger.every_sheet(*existing(self.records, results)), data_folder)
         for row in self.found["speeds"]:
             if "start_seconds" in row:
                 known.measured.update(_as_measured(row, configs))

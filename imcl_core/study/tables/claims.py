@@ -22,6 +22,7 @@ from imcl_core.study.tables.judge import (
     SUPPORTED,
     TOO_LITTLE,
     Verdict,
+    paired,
     summarise,
     verdict,
 )
@@ -173,7 +174,10 @@ def _baseline_agrees(claim: Claim, ledger: Ledger, augment: bool) -> bool:
     place = (dataset, model, "baseline")
     printed = next(f.value for f in paper_figures().values() if (f.dataset, f.model, f.method) == place)
     config = _run(dataset, model, "baseline", 0.0, profile=EXACT, augment=augment)
-    found = summarise(config, ledger.runs(config))["best_mean"]
+    beside = [_run(*cell, profile=EXACT, augment=augment) for _, cell in claim.cells]
+    compared = paired(beside, ledger).values() if config in beside else ()
+    runs = [runs[beside.index(config)] for runs in compared] or ledger.runs(config)
+    found = summarise(config, runs)["best_mean"]
     return found is not None and abs(found - printed) <= AGREES * printed
 
 

@@ -83,17 +83,32 @@ def last_errors(config: RunConfig, ledger: Ledger) -> dict[int, float]:
 def paired(configs: Sequence[RunConfig], ledger: Ledger) -> dict[int, tuple[Run, ...]]:
     """By seed, where all have a run of it: a run of each of the configurations, as alike in their devices as there are.
 
-    A GPU draws other dropout masks than a processor. So where a run was made again on another device, that one of its
-    outcomes counts beside which the others stand on as few kinds of device, and on as few devices, as can be.
+    A GPU draws other dropout masks than a processor. So of a run that was made again on another device the outcome
+    counts that leaves as few pairs as can be with a GPU on one side alone, then on two devices.
     """
     found = [ledger.outcomes(config) for config in configs]
     seeds = sorted(set.intersection(*map(set, found)))
-    choices = {seed: [*itertools.product(*(by_seed[seed] for by_seed in found))] for seed in seeds}
-    return {seed: min(of_seed, key=_mixture) if len(of_seed) > 1 else of_seed[0] for seed, of_seed in choices.items()}
+    return {seed: _most_alike([by_seed[seed] for by_seed in found]) for seed in seeds}
 
 
-def _mixture(runs: Sequence[Run]) -> tuple[int, int]:
-    return len({run.on_gpu for run in runs}), len({run.device for run in runs})
+def _most_alike(outcomes: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
+    """One of each; whatever their order, of two choices that are as much alike the one that was made first."""
+    if all(len(of_one) == 1 for of_one in outcomes):
+        return tuple(run for (run,) in outcomes)
+    places = itertools.product(*(range(len(of_one)) for of_one in outcomes))
+    choices = {place: tuple(runs[i] for i, runs in zip(place, outcomes, strict=True)) for place in places}
+    return choices[min(choices, key=lambda place: (_mixture(choices[place]), sum(place), _devices(choices[place])))]
+
+
+def _mixture(runs: Sequence[Run]) -> tuple[int, ...]:
+    """How unlike devices are: in pairs, of which each is a difference, first and second, third and fourth; then all."""
+    pairs = [*zip(runs[::2], runs[1::2], strict=False)]
+    kinds, devices = (sum(a.on_gpu != b.on_gpu for a, b in pairs), sum(a.device != b.device for a, b in pairs))
+    return kinds, devices, len({run.on_gpu for run in runs}), len(set(_devices(runs)))
+
+
+def _devices(runs: Iterable[Run]) -> list[str]:
+    return sorted(run.device for run in runs)
 
 
 def gained(config: RunConfig, over: RunConfig, ledger: Ledger) -> dict[int, float]:
@@ -173,4 +188,4 @@ def seeds_needed(deviation: float, reach: float) -> int:
     enough = stats.t.ppf(CONFIDENCE, n - 1) * deviation / n**0.5 <= reach
     if enough.any():
         return int(n[enough.argmax()])
-    return math.ceil((stats.norm.ppf(CONFIDENCE) * deviation / reach) ** 2)
+    return max(30, math.ceil((stats.norm.ppf(CONFIDENCE) * deviation / reach) ** 2))

@@ -10,7 +10,7 @@ import pandas as pd
 from imcl_core.methods import TERMS
 from imcl_core.study.grids import COMPARED, TUNED_BASELINE, as_judged
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables.judge import bounds, gained, last_errors, moments
+from imcl_core.study.tables.judge import bounds, gained, last_errors, moments, paired
 from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
@@ -39,12 +39,13 @@ def held_out(ledger: Ledger) -> dict[str, dict[str, float]]:
 
 def held_out_gains(ledger: Ledger) -> dict[str, dict[str, float]]:
     """By row, then by network: the baseline's error on those images less the method's, in points."""
-    errors = held_out(ledger)
-    baseline = errors.pop(BASELINE)
     gains = {
-        name: {m: baseline[m] - e for m, e in of_each.items() if m in baseline} for name, of_each in errors.items()
+        name: {m: gained(_judged(name, m), _judged(BASELINE, m), ledger).get(0) for m in NETWORKS}
+        for name in ROWS
+        if name != BASELINE
     }
-    return {name: of_each for name, of_each in gains.items() if of_each}
+    some = {name: {m: gain for m, gain in of_each.items() if gain is not None} for name, of_each in gains.items()}
+    return {name: of_each for name, of_each in some.items() if of_each}
 
 
 def stl10_gains(ledger: Ledger, augment: bool = True) -> dict[str, dict[str, dict[int, float]]]:
@@ -150,7 +151,8 @@ def _gains(name: str, gains: Mapping[str, Mapping[int, float]], ledger: Ledger, 
         found = moments(values)
         lines += [f"{NAMES[model]} ({len(values)})", signed(found["gain_mean"]) + plus_minus(found["gain_deviation"])]
         lines += [" to ".join(map(signed, bounds(values)))] if len(values) > 1 else []
-        here = [run for run in ledger.runs(_tested(name, model, augment)) if run.seed in by_seed]
+        pairs = paired([_tested(row, model, augment) for row in (name, BASELINE)], ledger)
+        here = [run for run, _ in pairs.values()]
         runs, links = [*runs, *here], [*links, *(f"{NAMES[model]}, seed {run.seed}" for run in here)]
     means = [statistics.fmean(by_seed.values()) for by_seed in gains.values() if by_seed]
     mean = statistics.fmean(means) if len(means) == len(NETWORKS) else None
