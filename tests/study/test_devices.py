@@ -49,11 +49,13 @@ def test_a_method_stands_beside_the_baseline_of_its_kind_of_device(tmp_path):
 
 
 def test_of_two_gpus_the_same_one_is_more_alike_and_of_equals_the_first_counts(tmp_path):
-    write(tmp_path / "a", H100, "baseline", 26.0, 26.0)
-    write(tmp_path / "b", H200, "baseline", 27.0, 27.0)
-    write(tmp_path / "a", H200, "out", 25.0)
+    write(tmp_path / "a", H200, "baseline", 26.0, 26.0)
+    write(tmp_path / "b", H100, "baseline", 27.0, 27.0)
+    write(tmp_path / "a", H100, "out", 25.0)
     write(tmp_path / "a", INTEL, "out", 25.0, seeds=(1,))
     assert judge.gained(*configs("out", "baseline"), Ledger(tmp_path)) == pytest.approx({0: 2.0, 1: 1.0})
+    first_only = Ledger(tmp_path, again=False)
+    assert judge.gained(*configs("out", "baseline"), first_only) == pytest.approx({0: 1.0, 1: 1.0})
 
 
 def test_of_three_runs_all_count(tmp_path):
