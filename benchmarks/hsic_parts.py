@@ -1,11 +1,11 @@
 """What of the HSIC bottleneck helps: it and *pull-push*, each with one thing of the other, on the search's images.
 
-    python benchmarks/hsic_parts.py                                      (an hour of one core; a bar for every run)
-    python benchmarks/hsic_parts.py --parts channels "whole maps" --out elsewhere.json
+    python benchmarks/hsic_parts.py                                      (fifty minutes of one core)
+    python benchmarks/hsic_parts.py --parts "pull-push: whole maps" --model resnet18
 
 Narrow networks, thirty epochs of 5,000 of CIFAR-10's training images, judged by 10,000 others of them; one seed, every
-method at its default strength. The test set has no part. A process has one thread. Each run is written as it ends, and
-what the file has already is not run again.
+method at its default strength. The methods as they are have records: the table `neighbours` has them. The test set has
+no part. A process has one thread. Each run is written as it ends, and what the file has already is not run again.
 """
 
 import argparse
@@ -89,12 +89,10 @@ class WholeMaps(PullPush):
 
 
 PARTS: dict[str, tuple[type, dict]] = {
-    "hsic": (Hsic, {}),
     "hsic: one number a channel": (Channels, {}),
     "hsic: not normalised": (NotNormalised, {}),
     "hsic: weaker at the first layers": (WeakerAtFirst, {}),
     "hsic: without the input": (WithoutInput, {}),
-    "pull-push": (PullPush, {}),
     "pull-push: whole maps": (WholeMaps, {}),
     "pull-push: no projection": (PullPush, {"pp_projection": "none"}),
     "pull-push: one weight at all layers": (PullPush, {"pp_pull": (1.0, 1.0)}),

@@ -49,7 +49,7 @@ def test_the_readme_says_how_much_of_the_paper_has_been_run():
     run, cells = coverage(open_ledger(sizes.RESULTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of the {cells} cells of the paper's tables, {run} have been run" in readme
-    assert f"{sizes.narrow_coverage()} {sizes.surest_gain()}" in readme
+    assert f"{sizes.narrow_coverage()} {sizes.surest_gain()} {sizes.surest_neighbour()}" in readme
 
 
 def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path, monkeypatch):
@@ -78,6 +78,13 @@ def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkey
     write(tmp_path, *(record(29 - s, seed=s, methods="out", **place) for s in range(3)))
     assert sizes.surest_gain() == (
         "Its surest gain is of out, VGG-16 on STL-10: +2.00 points, from +0.31 to +3.69, n = 3; the paper prints +3.90."
+    )
+    assert sizes.surest_neighbour() == ""
+    write(tmp_path, *(record(28 - s, seed=s, methods="hsic", **place) for s in range(3)))
+    write(tmp_path, *(record(10, seed=s, methods="cutout", **place) for s in range(2)))
+    assert sizes.surest_neighbour() == (
+        "Of 10 methods of other papers beside them the surest gain is of hsic, VGG-16 on STL-10: +3.00 points, from "
+        "+1.31 to +4.69, n = 3."
     )
 
 

@@ -8,6 +8,7 @@ adds to a step of a network of timm.
 
 import json
 import statistics
+from collections.abc import Callable
 from fractions import Fraction
 
 import pandas as pd
@@ -18,10 +19,11 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from imcl_book.sphinx.pages import RESULTS, ROOT, executions
 from imcl_core.errors import ImclError, nearest
+from imcl_core.methods import NEIGHBOURS
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import coverage, open_ledger, table
 from imcl_core.study.tables.judge import SEEDS
-from imcl_core.study.tables.narrow import gains, reached
+from imcl_core.study.tables.narrow import Gain, gains, reached
 from imcl_core.study.tables.write import in_points, signed
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
@@ -92,12 +94,26 @@ def narrow_coverage() -> str:
 
 def surest_gain() -> str:
     """The gain of the narrow reproduction with the highest lower bound, in a sentence; nothing where there is none."""
-    found = [g for g in gains(open_ledger(RESULTS)) if g.printed and g.verdict.n >= SEEDS]
-    if not found:
-        return ""
-    best = max(found, key=lambda gain: gain.verdict.lower)
-    told = in_points(best.verdict.mean, best.verdict.lower, best.verdict.upper, best.verdict.n)
-    return f"Its surest gain is of {best.method}, {best.case}: {told}; the paper prints {signed(best.printed)}."
+    best = _surest(lambda gain: gain.printed)
+    return f"Its surest gain is of {_told(best)}; the paper prints {signed(best.printed)}." if best else ""
+
+
+def surest_neighbour() -> str:
+    """The same of the losses of other papers."""
+    names = {term.name for term in NEIGHBOURS}
+    best = _surest(lambda gain: gain.config.methods in names)
+    return f"Of {len(names)} methods of other papers beside them the surest gain is of {_told(best)}." if best else ""
+
+
+def _surest(counts: Callable[[Gain], object]) -> Gain | None:
+    """Of those that count and have seeds enough."""
+    found = [gain for gain in gains(open_ledger(RESULTS)) if counts(gain) and gain.verdict.n >= SEEDS]
+    return max(found, key=lambda gain: gain.verdict.lower, default=None)
+
+
+def _told(gain: Gain) -> str:
+    found = gain.verdict
+    return f"{gain.method}, {gain.case}: {in_points(found.mean, found.lower, found.upper, found.n)}"
 
 
 def timm_step() -> str:
@@ -141,10 +157,10 @@ class Took(SphinxRole):
 
 
 class Coverage(SphinxRole):
-    """`{coverage}`run`` or `{coverage}`all``, and two sentences: `{coverage}`narrow``, `{coverage}`surest``."""
+    """`{coverage}`run`` or `{coverage}`all``, and three sentences: `narrow`, `surest`, `neighbour`."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        sentences = {"narrow": narrow_coverage, "surest": surest_gain}
+        sentences = {"narrow": narrow_coverage, "surest": surest_gain, "neighbour": surest_neighbour}
         if self.text in sentences:
             return [nodes.Text(sentences[self.text]())], []
         run, cells = coverage(open_ledger(RESULTS))
