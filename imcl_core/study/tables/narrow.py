@@ -121,7 +121,7 @@ def narrow_table(ledger: Ledger) -> Table:
         "of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that "
         "above zero is better; below, the bounds of its mean, each one-sided at 95 %. Some runs were made on a "
         "processor and again on a GPU, which draws other dropout masks: the error is that of the first, and a gain is "
-        f"taken beside the one of its own kind. In {across} of {len(pairs)} pairs there is none, and a GPU's run stands "
+        f"taken beside the one of its kind. In {across} of {len(pairs)} pairs there is none, and a GPU's run stands "
         "beside a processor's. The verdict is that of the test of the ledger of claims, by a proxy, which may support "
         "a claim of the paper but never refutes it."
     )
