@@ -24,11 +24,15 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
         record(10.0, methods="mid", mid_alpha=1.0, **place),
         record(10.0, methods="mid", dataset="stl10", profile="smoke"),
         record(10.0, methods="cutout", **place),  # a neighbour
+        record(11.0, methods="cutout", augment=False, **place),
     )
     table = tables.table("narrow", Ledger(tmp_path))
     assert [" ".join(cells[1].lines) for cells in table.rows] == [
         "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "baseline tuned", "cutout",
+        "cutout",
     ]  # fmt: skip
+    assert table.data["gain"].iloc[-1] == 32.0  # over the baseline without augmentation
+
     here = {"dataset": "stl10", "model": "resnet18"}
     out, kernel = (cell(table, method=method, **here) for method in ("out", "kernel"))
     slow, plain = cell(table, method="baseline", lr=0.025, **here), cell(table, method="pull-push", **here)

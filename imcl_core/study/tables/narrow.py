@@ -43,8 +43,9 @@ class Gain:
 
 
 def reproduced(ledger: Ledger) -> list[RunConfig]:
-    """What has records of the grid `narrow`, in its order, then of anything else there with default settings."""
-    cells = {config.key: config for config in (*grid(PROFILE, PROFILE), *ledger.cells(PROFILE))}
+    """What has records of the grid `narrow`, in its order, then of anything else by default, augmented or not."""
+    others = [config for cell in ledger.cells(PROFILE) for config in (cell, dataclasses.replace(cell, augment=False))]
+    cells = {config.key: config for config in (*grid(PROFILE, PROFILE), *others)}
     return [config for config in cells.values() if ledger.runs(config)]
 
 
