@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
+import json
 import statistics
 from pathlib import Path
 
 from made_records import RUN, record, write
 
-from imcl_core import Record
+from imcl_core import Record, RunConfig
 from imcl_core.methods import NEIGHBOURS, TERMS
-from imcl_core.study.grids import TUNED_BASELINE, grid
+from imcl_core.study.grids import BEST, TUNED_BASELINE, as_judged, grid
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.search import candidates_of, halve
 from imcl_core.study.tables import search, table
-from imcl_core.study.tables.neighbours import held_out_gains
+from imcl_core.study.tables.judge import bounds, gained, last_errors
+from imcl_core.study.tables.neighbours import held_out_gains, stl10_gains
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +77,37 @@ def test_the_defaults_are_what_the_search_of_this_project_chose():
 
 
 def test_hsic_stands_out_as_chapter_11_says():
-    gains = held_out_gains(Ledger(ROOT / "results"))
-    means = {name: statistics.fmean(by_network.values()) for name, by_network in gains.items()}
+    ledger = Ledger(ROOT / "results")
+    means = {name: statistics.fmean(of_each.values()) for name, of_each in held_out_gains(ledger).items()}
     assert means.pop("hsic") > 2 * max(means.values())
+    for network in ("resnet18", "vgg16"):
+        gains = {name: statistics.fmean(g[network].values()) for name, g in stl10_gains(ledger).items() if network in g}
+        assert gains["hsic"] == max(gains.values())
+
+
+def test_what_helps_hsic_is_as_chapter_11_says():
+    ledger, parts = Ledger(ROOT / "results"), json.loads((ROOT / "benchmarks/hsic_parts.json").read_text())
+    errors = {part["part"]: part["held_out_error"] for part in parts if part["model"] == "vgg16"}
+    whole = {name: last_errors(as_judged(name, "vgg16"), ledger)[0] for name in ("hsic", "pull-push")}
+    misses = {name: error - whole[name.split(":")[0]] for name, error in errors.items()}
+    three = ("one number a channel", "not normalised", "weaker at the first layers")
+    of_three = [misses[f"hsic: {name}"] for name in three]
+    assert max(of_three) == of_three[0] and min(of_three) > 3
+    assert misses["hsic: without the input"] < min(of_three)
+    assert misses["pull-push: whole maps"] > 0 and misses["pull-push: one weight at all layers"] > 0
+    assert misses["pull-push: no projection"] < -1
+
+
+def test_without_augmentation_hsic_is_not_settled_and_combinations_are_as_chapter_11_says():
+    plain, usual = (stl10_gains_of(Ledger(ROOT / "results"), augment) for augment in (False, True))
+    lower, upper = bounds(plain["hsic"])
+    assert lower < 0 < upper
+    for both in BEST:
+        assert bounds(plain[both])[0] > 0 and statistics.fmean(plain[both]) > statistics.fmean(usual[both])
+
+
+def stl10_gains_of(ledger, augment):
+    """Of VGG-16, by method, a gain a seed."""
+    place = {"dataset": "stl10", "model": "vgg16", "profile": "narrow", "augment": augment}
+    baseline = RunConfig(**place)
+    return {m: [*gained(RunConfig(methods=m, **place), baseline, ledger).values()] for m in ("hsic", *BEST)}
