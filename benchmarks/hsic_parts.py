@@ -1,6 +1,6 @@
 """What of the HSIC bottleneck helps: it and *pull-push*, each with one thing of the other, on the search's images.
 
-    python benchmarks/hsic_parts.py                                      (fifty minutes of one core)
+    python benchmarks/hsic_parts.py                                      (forty minutes of one core)
     python benchmarks/hsic_parts.py --parts "pull-push: whole maps" --model resnet18
 
 Narrow networks, thirty epochs of 5,000 of CIFAR-10's training images, judged by 10,000 others of them; one seed, every
@@ -42,7 +42,7 @@ class Channels(Hsic):
 
 
 class NotNormalised(Hsic):
-    """Its kernel matrices centred and of norm 1, not normalised.
+    """Its kernel matrices centred and scaled to norm 1, without the inverse of Eq. N7.
 
     A cosine is at most 1, where the normalised product with the labels of ten classes is at most 9: hence the factor.
     """

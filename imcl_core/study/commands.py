@@ -80,7 +80,7 @@ def merge(
 
     examples:
       imcl merge runs                                       take the records of runs/ into results/
-      imcl merge /media/stick/runs --into results           what another device made of a run goes to results/on-…/
+      imcl merge /media/stick/runs --into results           a run of another device goes to results/on-…/
     """
     from imcl_core.study.records import merge as merged
 

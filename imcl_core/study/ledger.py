@@ -55,7 +55,8 @@ def outcomes(paths: Iterable[Path]) -> list[Sheet]:
     for sheet in sorted(sound(paths), key=lambda sheet: (sheet.run.get("finished", ""), str(sheet.path))):
         first = by_maker.setdefault(sheet.maker, sheet)
         if first is not sheet and first.curve != sheet.curve:  # a curve is parsed when it is asked for
-            files.tell(f"{first.path} and {sheet.path} are one run with two outcomes, both left out: remove one.")
+            told = f"{first.path} and {sheet.path} are two outcomes of one run on one device"
+            files.tell(f"{told}: it is left out until you remove one.")
             return []
     return [*by_maker.values()]
 
@@ -152,7 +153,7 @@ def _of_one_process(sheet: Sheet) -> bool:
     _, processes = sheet.maker
     if processes > 1:
         files.tell(
-            f"{sheet.path} was trained by {processes} processes, each with a part of every batch: no table takes it. "
-            "Train that run in one process, in a folder of its own."
+            f"{sheet.path} was trained by {processes} processes, each with a part of every batch: it enters no table. "
+            "To have it in one, train it again in one process, into another folder."
         )
     return processes == 1

@@ -41,7 +41,7 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
         for paths in (arrays, new):  # records last: what has one is complete
             list(pool.map(lambda pair: write_whole(pair[0], pair[1].read_bytes()), paths.items()))
     if others := sorted({str(to.parent) for to in new if to.parent != target}):
-        files.tell(f"What another device made of runs that are there is now in {', '.join(others)}.")
+        files.tell(f"Some runs have outcomes of several devices: those beside the first are in {', '.join(others)}.")
     return [*new]
 
 
@@ -72,8 +72,8 @@ def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
     if clashes:
         told = ", ".join(f"{name}: {' and '.join(str(s.path) for s in c)}" for name, c in [*clashes.items()][:3])
         raise ImclError(
-            f"{len(clashes)} runs have another outcome in a second file, so nothing is taken ({told}): keep one of the "
-            "two, remove the other and merge again."
+            f"{len(clashes)} runs have two outcomes on one device, so nothing is taken ({told}): keep one of the two "
+            "files, remove the other and merge again."
         )
 
 

@@ -83,8 +83,8 @@ def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkey
     write(tmp_path, *(record(28 - s, seed=s, methods="hsic", **place) for s in range(3)))
     write(tmp_path, *(record(10, seed=s, methods="cutout", **place) for s in range(2)))
     assert sizes.surest_neighbour() == (
-        "Of 10 methods of other papers beside them the surest gain is of hsic, VGG-16 on STL-10: +3.00 points, from "
-        "+1.31 to +4.69, n = 3."
+        "Of 10 methods of other papers 2 have been run beside them; their surest gain is of hsic, VGG-16 on STL-10: "
+        "+3.00 points, from +1.31 to +4.69, n = 3."
     )
 
 

@@ -73,7 +73,7 @@ def test_a_run_counts_once_and_two_outcomes_of_one_device_count_not_at_all(tmp_p
     write(tmp_path / "b", INTEL, "out", 26.0, seeds=(1,))
     (out,) = configs("out")
     assert [(run.seed, run.device) for run in Ledger(tmp_path).runs(out)] == [(0, INTEL)]
-    assert "are one run with two outcomes, both left out" in capsys.readouterr().err
+    assert "are two outcomes of one run on one device" in capsys.readouterr().err
     assert [(s.config.seed, s.run["device"]) for s in sheets(tmp_path)] == [(0, INTEL)]
 
 
@@ -85,7 +85,10 @@ def test_merge_takes_what_other_devices_made_into_folders_of_their_own_and_says_
     (tmp_path / "source" / "cpu" / f"{record().config.name}.npz").write_bytes(b"of AMD")
     new = records.merge(tmp_path / "source", results)
     assert sorted(path.parent.name for path in new) == ["on-amd-epyc", "on-nvidia-h200", "results"]
-    assert f"is now in {results / 'on-amd-epyc'}, {results / 'on-nvidia-h200'}." in capsys.readouterr().err
+    assert (
+        f"those beside the first are in {results / 'on-amd-epyc'}, {results / 'on-nvidia-h200'}."
+        in capsys.readouterr().err
+    )
     assert [path.parent.name for path in results.rglob("*.npz")] == ["on-amd-epyc"]
     by_seed = Ledger(results).outcomes(*configs("out"))
     assert {s: {run.device for run in runs} for s, runs in by_seed.items()} == {0: {INTEL, AMD, H200}, 1: {H200}}
@@ -103,7 +106,7 @@ def test_merge_refuses_another_outcome_of_the_same_device(tmp_path):
     write(tmp_path / "results", H200, "out", 25.0)
     write(tmp_path / "source" / "a", INTEL, "out", 24.0)
     write(tmp_path / "source" / "b", H200, "out", 26.0)
-    with pytest.raises(ImclError, match="1 runs have another outcome in a second file"):
+    with pytest.raises(ImclError, match="1 runs have two outcomes on one device"):
         records.merge(tmp_path / "source", tmp_path / "results")
 
 
@@ -111,10 +114,10 @@ def test_the_table_says_how_many_pairs_are_across_kinds_of_device(tmp_path):
     place = {"dataset": "stl10", "profile": "narrow"}
     write(tmp_path / "a", INTEL, "baseline", 26.0, 26.0, **place)
     write(tmp_path / "a", H200, "out", 25.0, 25.0, **place)
-    assert "In 2 of 2 pairs there is none" in narrow.narrow_table(Ledger(tmp_path)).note
+    assert "For 2 of 2 pairs there is none" in narrow.narrow_table(Ledger(tmp_path)).note
     write(tmp_path / "b", H200, "baseline", 27.0, **place)
     table = narrow.narrow_table(Ledger(tmp_path))
-    assert "In 1 of 2 pairs there is none" in table.note
+    assert "For 1 of 2 pairs there is none" in table.note
     assert cell(table, dataset="stl10")["gain"] == pytest.approx(1.5)
 
 

@@ -205,12 +205,12 @@ def test_two_files_of_one_name_that_differ_are_refused_by_name(tmp_path, capsys)
     source, into = tmp_path / "source", tmp_path / "into"
     one, other = (write(source / folder, record(last=last))[0] for folder, last in (("a", 25.0), ("b", 26.0)))
     write(source, record(seed=1))
-    with pytest.raises(ImclError, match="1 runs have another outcome in a second file") as caught:
+    with pytest.raises(ImclError, match="1 runs have two outcomes on one device") as caught:
         records.merge(source, into)
     assert str(one) in str(caught.value) and str(other) in str(caught.value)
     assert not into.exists()
     assert [found.config.seed for found in ledger.records(source)] == [1]
-    assert f"{one} and {other} are one run with two outcomes" in capsys.readouterr().err
+    assert f"{one} and {other} are two outcomes of one run on one device" in capsys.readouterr().err
 
 
 def test_merge_leaves_arrays_that_are_links(tmp_path):

@@ -101,8 +101,10 @@ def surest_gain() -> str:
 def surest_neighbour() -> str:
     """The same of the losses of other papers."""
     names = {term.name for term in NEIGHBOURS}
+    run = {gain.config.methods for gain in gains(open_ledger(RESULTS))} & names
     best = _surest(lambda gain: gain.config.methods in names)
-    return f"Of {len(names)} methods of other papers beside them the surest gain is of {_told(best)}." if best else ""
+    beside = f"Of {len(names)} methods of other papers {len(run)} have been run beside them"
+    return f"{beside}; their surest gain is of {_told(best)}." if best else ""
 
 
 def _surest(counts: Callable[[Gain], object]) -> Gain | None:

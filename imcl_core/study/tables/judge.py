@@ -83,8 +83,8 @@ def last_errors(config: RunConfig, ledger: Ledger) -> dict[int, float]:
 def paired(configs: Sequence[RunConfig], ledger: Ledger) -> dict[int, tuple[Run, ...]]:
     """By seed, where all have a run of it: a run of each of the configurations, as alike in their devices as there are.
 
-    A GPU draws other dropout masks than a processor. So of a run that was made again on another device the outcome
-    counts that leaves as few pairs as can be with a GPU on one side alone, then on two devices.
+    A GPU draws other dropout masks than a processor. So where a run has outcomes of several devices, those are
+    taken that make the fewest pairs of a GPU and a processor, and among these the fewest of two devices.
     """
     found = [ledger.outcomes(config) for config in configs]
     seeds = sorted(set.intersection(*map(set, found)))
@@ -92,7 +92,7 @@ def paired(configs: Sequence[RunConfig], ledger: Ledger) -> dict[int, tuple[Run,
 
 
 def _most_alike(outcomes: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
-    """One of each; whatever their order, of two choices that are as much alike the one that was made first."""
+    """One outcome of each run, the most alike; among equals those made first, in whatever order the runs are."""
     if all(len(of_one) == 1 for of_one in outcomes):
         return tuple(run for (run,) in outcomes)
     places = itertools.product(*(range(len(of_one)) for of_one in outcomes))
@@ -101,7 +101,7 @@ def _most_alike(outcomes: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
 
 
 def _mixture(runs: Sequence[Run]) -> tuple[int, ...]:
-    """How unlike devices are: in pairs, of which each is a difference, first and second, third and fourth; then all."""
+    """How unlike the devices are: within each difference, of runs 1 and 2, 3 and 4, and so on; then over all."""
     pairs = [*zip(runs[::2], runs[1::2], strict=False)]
     kinds, devices = (sum(a.on_gpu != b.on_gpu for a, b in pairs), sum(a.device != b.device for a, b in pairs))
     return kinds, devices, len({run.on_gpu for run in runs}), len(set(_devices(runs)))

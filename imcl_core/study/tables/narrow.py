@@ -120,11 +120,11 @@ def narrow_table(ledger: Ledger) -> Table:
         "The paper's recipe in fewer epochs, on networks of a quarter of its width and images of 32×32 pixels. "
         f"{reached(ledger)} Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch "
         "of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that "
-        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. Some runs were made on a "
-        "processor and again on a GPU, which draws other dropout masks: the error is that of the first, and a gain is "
-        f"taken beside the one of its kind. In {across} of {len(pairs)} pairs there is none, and a GPU's run stands "
-        "beside a processor's. The verdict is that of the test of the ledger of claims, by a proxy, which may support "
-        "a claim of the paper but never refutes it."
+        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. Some baselines were trained on a "
+        "processor and again on a GPU, which draws other dropout masks: the error shown is of the first run, and a "
+        f"gain is over the baseline of the method's kind of device. For {across} of {len(pairs)} pairs there is none. "
+        "The verdict is that of the test of the ledger of claims, by a proxy, which may support a claim of the paper "
+        "but never refutes it."
     )
     columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
     text = (
