@@ -276,7 +276,7 @@ def test_merge_takes_new_records_and_refuses_those_that_differ(three, tmp_path):
     record = read_record(changed)
     record.curve[0]["test_error"] += 1
     write_record(record, tmp_path)
-    with pytest.raises(ImclError, match="another outcome"):
+    with pytest.raises(ImclError, match="two outcomes on one device"):
         records.merge(folder, tmp_path)
     with pytest.raises(ImclError, match="no folder"):
         records.merge(tmp_path / "nowhere", tmp_path)
