@@ -67,16 +67,16 @@ def test_the_neighbours_stand_beside_the_four_held_out_and_on_test_images(tmp_pa
     assert list(table.data.method) == names and f"5 of {2 * len(names)} such runs" in table.note
     cells, data = row(tmp_path, "cutout")
     assert [cell.lines for cell in cells] == [
-        ("cutout", "DeVries 2017"), ("cutout_size 2",), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
+        ("cutout", "DeVries 2017", "cutout_size 2"), ("40.75", "ResNet-18 40.00", "VGG-16 41.50"),
         ("ResNet-18 (3)", "+1.50 ± 0.50", "+0.66 to +2.34"), ("VGG-16 (1)", "+4.00"),
     ]  # fmt: skip
     assert (data["plain_gain_mean_vgg16"], data["plain_pairs_vgg16"], data["plain_pairs_resnet18"]) == (4.0, 1, 0)
     assert (data["held_out"], data["held_out_resnet18"], data["held_out_vgg16"]) == (40.75, 40.0, 41.5)
     assert (data["gain_mean_resnet18"], data["pairs_resnet18"], data["pairs_vgg16"]) == (1.5, 3, 0)
-    assert row(tmp_path, "kernel")[0][2].lines == ("no run yet", "ResNet-18 39.00")  # no mean of one network
-    assert row(tmp_path, "baseline tuned")[0][2].lines == ("no run yet", "ResNet-18 38.50")
-    assert row(tmp_path, "baseline tuned")[0][1].lines == ("lr 0.02", "weight_decay 0.002")
-    assert row(tmp_path, "baseline")[0][3].lines == ("",)
+    assert row(tmp_path, "kernel")[0][1].lines == ("no run yet", "ResNet-18 39.00")  # no mean of one network
+    assert row(tmp_path, "baseline tuned")[0][1].lines == ("no run yet", "ResNet-18 38.50")
+    assert row(tmp_path, "baseline tuned")[0][0].lines[1:] == ("lr 0.02", "weight_decay 0.002")
+    assert row(tmp_path, "baseline")[0][2].lines == ("",)
     html = table.html(tmp_path)
     assert re.search(r'<a href="cifar10-resnet18-cutout-narrow-seed0-\w+\.json">ResNet-18</a>, <a [^>]+>VGG-16', html)
     assert re.search(r'<a href="stl10-resnet18-cutout-narrow-seed2-\w+\.json">ResNet-18, seed 2</a>', html)
@@ -97,7 +97,7 @@ def test_another_strength_is_another_run(tmp_path):
 def test_operations_are_a_column_where_they_are_given(tmp_path):
     table = neighbours.neighbours_table(Ledger(tmp_path), {"baseline": 1.0, "kd": 1.5})
     assert "operations" in table.columns and {len(cells) for cells in table.rows} == {len(table.columns)}
-    assert row(tmp_path, "kd", operations={"kd": 1.5})[0][3].lines == ("1.50",)
+    assert row(tmp_path, "kd", operations={"kd": 1.5})[0][2].lines == ("1.50",)
     assert "operations" not in tables.table("neighbours", Ledger(tmp_path)).columns
 
 

@@ -90,7 +90,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     priced = [] if operations is None else ["operations"]
-    columns = ("method", "strength", "held-out error", *priced, "gain on STL-10", "… on plain images")
+    columns = ("method, its strength", "held-out error", *priced, "gain on STL-10", "… on plain images")
     tests = (f"{way}{key}_{m}" for way in ("", "plain_") for m in NETWORKS for key in ("gain_mean", "pairs"))
     shown = ("method", "strength", "held_out", *priced, *tests)
     title = "The four and their neighbours on equal terms, in narrow networks (not the paper's scale)"
@@ -108,7 +108,7 @@ def _row(
     source, strength = TERMS[name].source if name in TERMS else "", _strength(name)
     cost = (operations or {}).get(name.split()[0])
     price = [] if operations is None else [Cell(("" if cost is None else f"{cost:.2f}",), cost)]
-    cells = (Cell((method_name(name), *filter(None, [source]))), Cell(strength), _errors(name, errors, ledger), *price)
+    cells = (Cell((method_name(name), *filter(None, [source]), *strength)), _errors(name, errors, ledger), *price)
     figures = {"table": "neighbours", "method": name, "source": source, "strength": ", ".join(strength)}
     figures |= {"operations": cost, "held_out": _mean(errors)}
     figures |= {f"held_out_{model}": errors.get(model) for model in NETWORKS}
