@@ -1,13 +1,14 @@
 """One run on two devices: both outcomes are kept, and a difference is taken between those that are most alike."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from made_records import RUN, cell, record, whole
 
 from imcl_core.errors import ImclError
-from imcl_core.study import grids, records
+from imcl_core.study import batch, grids, records
 from imcl_core.study.ledger import Ledger, every_sheet, sheets
 from imcl_core.study.speeds import Speeds
 from imcl_core.study.tables import claims, judge, narrow, neighbours
@@ -193,6 +194,8 @@ def test_every_device_tells_how_fast_it_is(tmp_path):
     write(tmp_path / "b", device_name(CPU), "out", 26.0)
     assert Speeds(CPU, every_sheet(tmp_path)).seconds(*configs("out")) is not None
     assert Speeds(CPU, records.Standing(tmp_path).sheets).seconds(*configs("out")) is not None
+    planned = batch._speeds(SimpleNamespace(remote=False), "cpu", budget=60.0, folders=[tmp_path], data_folder=None)
+    assert planned.seconds(*configs("out")) is not None
 
 
 def test_more_deviation_never_needs_fewer_seeds():
