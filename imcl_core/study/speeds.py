@@ -11,7 +11,7 @@ import torch
 
 from imcl_core.data.sets import load
 from imcl_core.training.config import RunConfig
-from imcl_core.training.machine import device_name
+from imcl_core.training.machine import at_once, device_name
 from imcl_core.training.record import Record
 from imcl_core.training.run import SAVE_EVERY, Run
 
@@ -23,9 +23,14 @@ class Measured(NamedTuple):
     """What one run tells of the time that runs like it take."""
 
     images_per_s: float
-    evaluation: float  # seconds
+    evaluation: float  # seconds for an image
     rest: float  # seconds beside both: starting, checkpoints
     threads: int | None = None  # of a processor
+    at_once: int = 1  # runs that shared the GPU
+
+    def shared_by(self, runs: int) -> "Measured":
+        """The same where so many runs share the GPU in place of one: each gets at least its part of the time."""
+        return self._replace(images_per_s=self.images_per_s / runs, evaluation=self.evaluation * runs, at_once=runs)
 
 
 class Speeds:
@@ -36,25 +41,28 @@ class Speeds:
         self.measured: dict[tuple, list[Measured]] = {}
         own = device_name(device)
         for record in records:
-            if record.run["device"] == own and alone(record):  # else it had a part of the time
+            if record.run["device"] == own and record.run.get("processes", 1) == 1:
                 self.measured.setdefault(record.config.like, []).append(_measured(record, device))
 
     def seconds(self, config: RunConfig) -> float | None:
         """From records alone; None where there is none like it.
 
-        On a processor of those with as many threads as there are here; of the others where there are none.
+        On a GPU of those that shared it with as many runs as this process does; where there are none, of those that
+        had it for themselves, as if each run now got no more than its part. On a processor of those with as many
+        threads as there are here; of the others where there are none.
         """
-        like = self.measured.get(config.like)
+        here, like = at_once(self.device), self.measured.get(config.like, [])
+        like = [each for each in like if each.at_once == here] or [e.shared_by(here) for e in like if e.at_once == 1]
+        like = [each for each in like if each.threads in (None, torch.get_num_threads())] or like
         if not like:
             return None
-        like = [each for each in like if each.threads in (None, torch.get_num_threads())] or like
-        images_per_s, evaluation, rest, _ = zip(*like, strict=True)
-        seconds = config.epochs * config.images / statistics.median(images_per_s)
-        return seconds + config.evaluations * statistics.median(evaluation) + statistics.median(rest)
+        seconds = config.epochs * config.images / statistics.median(each.images_per_s for each in like)
+        seconds += config.evaluations * config.evaluated_images * statistics.median(each.evaluation for each in like)
+        return seconds + statistics.median(each.rest for each in like)
 
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
-        if config.like not in self.measured and left > TRIAL_SECONDS:
+        if self.seconds(config) is None and left > TRIAL_SECONDS:
             began = time.monotonic()
             self.measure(config)
             left -= time.monotonic() - began
@@ -86,7 +94,14 @@ class Speeds:
         torch.save(run.state_dict(), io.BytesIO())
         ended = time.monotonic()
         slower = 1 + (ended - saving) / SAVE_EVERY
-        self.measured[config.like] = [Measured(images_per_s / slower, evaluation, ended - began, _threads(self.device))]
+        found = Measured(
+            images_per_s / slower,
+            evaluation / config.evaluated_images,
+            ended - began,
+            _threads(self.device),
+            at_once(self.device),
+        )
+        self.measured.setdefault(config.like, []).append(found)
 
     def time_left(self, configs: Sequence[RunConfig]) -> str:
         """What the runs take together, as `imcl status` says it: hours, and how many of them nothing is known of."""
@@ -105,7 +120,8 @@ def _measured(record: Record, device: torch.device) -> Measured:
     all_of_it = run["seconds"] + run.get("rest_seconds", 0.0)
     rest = all_of_it - run["evaluation_seconds"] - config.epochs * config.images / record.images_per_s
     threads = run.get("threads") if device.type == "cpu" else None
-    return Measured(record.images_per_s, run["evaluation_seconds"] / config.evaluations, max(0.0, rest), threads)
+    evaluation = run["evaluation_seconds"] / (config.evaluations * config.evaluated_images)
+    return Measured(record.images_per_s, evaluation, max(0.0, rest), threads, run.get("at_once", 1))
 
 
 def _threads(device: torch.device) -> int | None:

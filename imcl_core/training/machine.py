@@ -72,13 +72,18 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        **({"at_once": int(os.environ.get(AT_ONCE, 1))} if device.type == "cuda" else {}),
+        **({"at_once": at_once(device)} if device.type == "cuda" else {}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "project": project_version(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def at_once(device: torch.device) -> int:
+    """How many runs of its batch share the GPU with a run in this process; 1 on a processor."""
+    return int(os.environ.get(AT_ONCE, 1)) if device.type == "cuda" else 1
 
 
 def on_gpu(run: Mapping[str, Any]) -> bool:

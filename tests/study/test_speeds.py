@@ -6,6 +6,7 @@ import pytest
 import torch
 from runs import run, tiny
 
+from imcl_core.study import speeds
 from imcl_core.study.speeds import Speeds
 
 CPU = torch.device("cpu")
@@ -15,21 +16,23 @@ def test_what_a_run_takes_beside_its_images_counts_too():
     record = run(tiny(epochs=2))
     took = {"seconds": 20.0, "evaluation_seconds": 4.0, "images_per_s": 48.0, "rest_seconds": 3.0}
     record = dataclasses.replace(record, run=record.run | took)
-    speeds = Speeds(CPU, [record])
+    known = Speeds(CPU, [record])
     # 2 x 96 images in 4 seconds, 4 for evaluations, 12 to warm up in the first epoch, 3 for checkpoints
-    assert speeds.seconds(record.config) == pytest.approx(23.0)
+    assert known.seconds(record.config) == pytest.approx(23.0)
     shared = dataclasses.replace(record, run=record.run | {"at_once": 2})  # its GPU had another run too
     assert Speeds(CPU, [shared]).seconds(record.config) is None
+    parted = dataclasses.replace(record, run=record.run | {"processes": 2})
+    assert Speeds(CPU, [parted]).seconds(record.config) is None
     # of a longer run only images and evaluations take longer
-    assert speeds.seconds(tiny(epochs=4)) == pytest.approx(8 + 8 + 15)
+    assert known.seconds(tiny(epochs=4)) == pytest.approx(8 + 8 + 15)
 
 
 def test_a_trial_counts_what_it_takes_to_start_and_to_save(monkeypatch):
-    speeds = Speeds(CPU, [])
-    speeds.measure(tiny())
-    ((images_per_s, evaluation, rest, threads),) = speeds.measured[tiny().like]
+    known = Speeds(CPU, [])
+    known.measure(tiny())
+    ((images_per_s, evaluation, rest, threads, _),) = known.measured[tiny().like]
     assert rest > evaluation > 0 and threads == torch.get_num_threads()
-    assert speeds.seconds(tiny()) > 3 * 96 / images_per_s + rest
+    assert known.seconds(tiny()) > 3 * 96 / images_per_s + rest
 
 
 def test_runs_of_other_heads_or_precision_tell_nothing():
@@ -48,3 +51,29 @@ def test_a_processor_is_judged_by_runs_of_as_many_threads():
     )
     assert Speeds(CPU, [few, many]).seconds(tiny(epochs=10)) == Speeds(CPU, [many]).seconds(tiny(epochs=10))
     assert Speeds(CPU, [few]).seconds(tiny(epochs=10)) is not None  # better than nothing
+
+
+def test_runs_that_share_a_gpu_are_planned_by_runs_that_did(monkeypatch):
+    record = run(tiny(epochs=2))
+    took = {"seconds": 12.0, "evaluation_seconds": 4.0, "images_per_s": 24.0, "rest_seconds": 3.0}
+    lone, shared = (
+        dataclasses.replace(record, run=record.run | took | {"at_once": runs, "images_per_s": rate})
+        for runs, rate in ((1, 24.0), (2, 16.0))
+    )
+    alone_takes = Speeds(CPU, [lone, shared]).seconds(record.config)
+    assert alone_takes == pytest.approx(8 + 4 + 3)
+    monkeypatch.setattr(speeds, "at_once", lambda device: 2)
+    assert Speeds(CPU, [lone, shared]).seconds(record.config) == Speeds(CPU, [shared]).seconds(record.config)
+    assert Speeds(CPU, [lone]).seconds(record.config) == pytest.approx(2 * (8 + 4) + 3)  # at most
+    monkeypatch.setattr(speeds, "at_once", lambda device: 3)
+    assert Speeds(CPU, [shared]).seconds(record.config) is None  # so a trial tells, in the midst of the others
+
+
+def test_an_evaluation_of_more_images_takes_longer():
+    record = run(tiny(epochs=2))
+    took = {"seconds": 12.0, "evaluation_seconds": 4.0, "images_per_s": 24.0, "rest_seconds": 3.0}
+    known = Speeds(CPU, [dataclasses.replace(record, run=record.run | took)])
+    fewer, more = (tiny(epochs=2, validation=True, held_out=images) for images in (100, 400))
+    assert fewer.like == more.like == record.config.like
+    longer = 2 * 300 * 2.0 / record.config.evaluated_images  # two evaluations of 300 further images
+    assert known.seconds(more) - known.seconds(fewer) == pytest.approx(longer)

@@ -141,6 +141,6 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 
 def _as_measured(row: dict[str, Any], configs: Sequence[RunConfig]) -> dict[tuple, list[Measured]]:
     """What a row says of the runs like it: those of this network and methods on images of 32 pixels."""
-    found = Measured(row["images_per_s"], row["evaluation_seconds"], row["start_seconds"])
+    found = Measured(row["images_per_s"], row["evaluation_seconds"] / speeds.EVALUATED, row["start_seconds"])
     alike = (c for c in configs if (c.model, c.methods, c.side) == (row["model"], row["methods"], 32))
     return {config.like: [found] for config in alike}

@@ -21,6 +21,7 @@ from imcl_core.training.run import Run
 MODELS = ("resnet18", "vgg16")
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", ALL)
 IMAGES, CLASSES = 2_048, 100
+EVALUATED = 10_000  # images, whose evaluation a row has the seconds of
 WARM_UP = 6  # steps, the capture among them
 Row = dict[str, Any]
 
@@ -84,7 +85,7 @@ def method_row(config: RunConfig, device: torch.device, steps: int) -> Row:
         taken = seconds(lambda: run.step(next(starts)), steps, device)
         peak = peak_memory(device)
         run.evaluate()
-        evaluation = seconds(run.evaluate, 1, device) * 10_000 / len(data.test)
+        evaluation = seconds(run.evaluate, 1, device) * EVALUATED / len(data.test)
     return {
         "images_per_s": config.batch_size / taken,
         "peak_memory_gb": peak / 1e9,
