@@ -18,7 +18,7 @@ from imcl_core import Record
 from imcl_core.cli import main
 from imcl_core.study import grids, tables
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables import claims, figure_2
+from imcl_core.study.tables import claims, figure_2, judge
 from imcl_core.study.tables import write as writing
 
 ROOT = Path(__file__).parents[2]
@@ -243,8 +243,8 @@ def test_figure_2_without_runs_says_so(tmp_path):
 
 
 def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(tmp_path):
-    table = tables.table("decisions", Ledger(tmp_path))
-    assert len(table.rows) == len(grids.ABLATIONS) and set(table.data.n) == {0}
+    none = tables.table("decisions", Ledger(tmp_path))
+    assert not none.rows and "attach blocks of mid" in none.note and "mid_own" in none.note
 
     def runs(profile, errors_changed, errors_decided):
         for errors, which in ((errors_changed, 0), (errors_decided, 1)):
@@ -255,14 +255,16 @@ def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(
     runs("narrow", [80.0, 82.0, 90.0], [79.0, 80.0])
     runs("paper", [21.0], [])
     found = tables.table("decisions", Ledger(tmp_path))
-    assert len(found.rows) == len(grids.ABLATIONS) + 1
-    at = [i for i, name in enumerate(found.data.setting) if name == "mid_own"]
-    (paper, cpu), cells = found.data.iloc[at].to_dict("records"), found.rows[at[1]]
+    assert "mid_own" not in found.note and "attach blocks of mid" in found.note
+    paper, narrow = found.data.to_dict("records")
     assert (paper["profile"], paper["n"], paper["pairs"], paper["last_mean"]) == ("paper", 1, 0, 21.0)
-    assert (cpu["n"], cpu["pairs"], cpu["last_mean"], cpu["gain_mean"]) == (3, 2, 84.0, -1.5)
-    assert [c.lines[0] for c in cells] == [
-        "mid", "CIFAR-100", "mid_own", "False", "True", "narrow", "3", "84.00 ± 5.29", "−1.50 ± 0.71 (2)", "Device <1>",
+    assert (narrow["n"], narrow["pairs"], narrow["last_mean"], narrow["gain"]) == (3, 2, 84.0, -1.5)
+    lower, upper = judge.bounds([-1.0, -2.0])
+    assert [c.lines for c in found.rows[1]] == [
+        ("ResNet-18 on STL-10",), ("mid",), ("mid_own",), ("False",), ("True",), ("narrow",), ("3",), ("84.00 ± 5.29",),
+        ("−1.50", f"{writing.signed(lower)} to {writing.signed(upper)}"),
     ]  # fmt: skip
+    assert found.rows[0][0].lines == ("ResNet-18 on CIFAR-100",)
     assert {len(row) for row in found.rows} == {len(found.columns)}
 
 

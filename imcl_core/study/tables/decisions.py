@@ -6,42 +6,59 @@ from typing import Any
 import pandas as pd
 
 from imcl_core.study.grids import ABLATIONS, ablation
-from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import gained, moments, summarise
-from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
-from imcl_core.training.config import RunConfig
+from imcl_core.study.ledger import Ledger
+from imcl_core.study.tables.judge import summarise, verdict
+from imcl_core.study.tables.narrow import case_of
+from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
 
 
 def decisions_table(ledger: Ledger) -> Table:
-    """Each decision of the book's page taken the other way, beside the same seeds as decided; a row a profile."""
-    rows, data = [], []
+    """Each decision of the book's page that has runs taken the other way, beside the same seeds as decided."""
+    rows, data, unknown = [], [], dict.fromkeys(_named(*each) for each in ABLATIONS)
     for (methods, change), profile in itertools.product(ABLATIONS, ("paper", "narrow")):
         changed, decided = ablation(methods, change, profile)
-        runs, gains = ledger.runs(changed), gained(changed, decided, ledger)
-        if profile == "paper" and not runs:
+        if not (runs := ledger.runs(changed)):
             continue
-        summary = summarise(changed, runs) | {"pairs": len(gains)} | moments(gains.values())
-        name = next(reversed(change))
-        ways = [_value(getattr(config, name)) for config in (decided, changed)]
-        _, _, method, n, last, _, gain, hardware = row_of_runs(changed, runs, summary)
-        words = [Cell(tuple(text.split(", "))) for text in (name, *ways)]
-        rows.append((method, Cell((NAMES[changed.dataset],)), *words, Cell((profile,)), n, last, gain, hardware))
-        data.append({"table": "decisions"} | summary | {"setting": name, "decided": ways[0], "changed": ways[1]})
+        unknown.pop(_named(methods, change), None)
+        summary, found = summarise(changed, runs), verdict(((1, decided), (-1, changed)), 0.0, ledger)
+        setting = next(reversed(change))
+        ways = [_value(getattr(config, setting)) for config in (decided, changed)]
+        between = () if found.lower is None else (f"{signed(found.lower)} to {signed(found.upper)}",)
+        line = (
+            Cell((case_of(decided),)),
+            Cell((method_name(methods),), None, runs, profile),
+            *(Cell(tuple(text.split(", "))) for text in (setting, *ways)),
+            Cell((profile,)),
+            Cell((str(len(runs)),), len(runs)),
+            Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
+            Cell((signed(found.mean), *between) if found.n else ("",), found.mean),
+        )
+        rows.append(line)
+        about = {"table": "decisions", "setting": setting, "decided": ways[0], "changed": ways[1]}
+        gain = {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
+        data.append(about | summary | gain)
     note = (
-        "ResNet-18. Errors in percent of the decision taken the other way, at the last epoch: mean and deviation over "
-        "n seeds. The gain is over the same method as decided, seed by seed; below zero speaks for the decision. "
-        "In the profile narrow networks are narrow: what is better there need not be so at the paper's scale."
+        "Errors in percent of the decision taken the other way, at the last epoch: mean ± deviation over n seeds. The "
+        "gain is over the same method as decided, seed by seed, so that below zero speaks for the decision; below, its "
+        "bounds. In the profile narrow networks are narrow: what is better there need not be so at the paper's scale."
     )
-    columns = (
-        "method", "data set", "setting", "decided", "changed", "profile", "n", "last epoch", "gain over the decided",
-        "hardware",
-    )  # fmt: skip
+    if unknown:
+        note += f" Not run yet: {', '.join(unknown)}."
+    columns = ("network and data", "method", "setting", "decided", "changed", "profile", "n", "error", "gain")
     shown = (
-        "method", "dataset", "setting", "decided", "changed", "profile", "n", "last_mean", "last_deviation",
-        "gain_mean", "gain_deviation", "pairs",
+        "dataset", "model", "method", "setting", "decided", "changed", "profile", "n", "last_mean", "last_deviation",
+        "gain", "lower", "upper", "pairs",
     )  # fmt: skip
-    title = "The decisions, taken the other way"
-    return Table("decisions", title, note, columns, tuple(rows), pd.DataFrame(data), shown)
+    frame = pd.DataFrame(data, columns=None if data else shown)
+    return Table("decisions", "The decisions, taken the other way", note, columns, tuple(rows), frame, shown)
+
+
+def _named(methods: str, change: dict[str, Any]) -> str:
+    """A decision in words that tell it from the others."""
+    *place, setting = change
+    value = f" {change[setting]}" if isinstance(change[setting], str) else ""
+    where = "".join(f" on {NAMES[change[name]]}" for name in place if name in ("dataset", "model"))
+    return f"{setting}{value}" + (f" of {methods}" if setting == "attach" else where)
 
 
 def _value(value: Any) -> str:
@@ -49,21 +66,3 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "equal parts"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def row_of_runs(config: RunConfig, runs: tuple[Run, ...], summary: dict[str, Any]) -> tuple[Cell, ...]:
-    """Data and network, noise, method, n, errors, gain, hardware."""
-    gain = "" if not summary["pairs"] else signed(summary["gain_mean"])
-    last, best = ("" if summary[name] is None else f"{summary[name]:.2f}" for name in ("last_mean", "best_mean"))
-    if summary["pairs"]:
-        gain += plus_minus(summary["gain_deviation"]) + f" ({summary['pairs']})"
-    return (
-        Cell((f"{NAMES[config.dataset]}, {NAMES[config.model]}",)),
-        Cell((f"{config.noise:.0%}",), config.noise),
-        Cell((method_name(config.methods),)),
-        Cell((str(len(runs)),), len(runs), runs, config.profile),
-        Cell((last + plus_minus(summary["last_deviation"]) if runs else NO_RUN,), summary["last_mean"]),
-        Cell((best,), summary["best_mean"]),
-        Cell((gain,), summary["gain_mean"]),
-        Cell((summary["hardware"],)),
-    )
