@@ -22,7 +22,7 @@ from imcl_core.errors import ImclError, nearest
 from imcl_core.methods import NEIGHBOURS
 from imcl_core.study.ledger import read
 from imcl_core.study.tables import coverage, open_ledger, table
-from imcl_core.study.tables.judge import SEEDS
+from imcl_core.study.tables.judge import NOT_SUPPORTED, SEEDS, SUPPORTED, TOO_LITTLE
 from imcl_core.study.tables.narrow import Gain, gains, reached
 from imcl_core.study.tables.write import in_points, signed
 from imcl_core.training.config import RunConfig
@@ -92,6 +92,17 @@ def narrow_coverage() -> str:
     return reached(open_ledger(RESULTS))
 
 
+def tested_gains() -> str:
+    """What became of the paper's gains in the narrow reproduction, in a sentence; nothing where none was tested."""
+    found = [gain.verdict.outcome for gain in gains(open_ledger(RESULTS)) if gain.verdict.n and gain.verdict.outcome]
+    if not found:
+        return ""
+    kinds = [found.count(kind) for kind in (SUPPORTED, NOT_SUPPORTED, TOO_LITTLE)]
+    return "Of {} gains that the paper prints, it supports {}, does not support {}, and leaves {} open.".format(
+        len(found), *kinds
+    )
+
+
 def surest_gain() -> str:
     """The gain of the narrow reproduction with the highest lower bound, in a sentence; nothing where there is none."""
     best = _surest(lambda gain: gain.printed)
@@ -159,10 +170,11 @@ class Took(SphinxRole):
 
 
 class Coverage(SphinxRole):
-    """`{coverage}`run`` or `{coverage}`all``, and three sentences: `narrow`, `surest`, `neighbour`."""
+    """`{coverage}`run`` or `{coverage}`all``, and four sentences: `narrow`, `tested`, `surest`, `neighbour`."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        sentences = {"narrow": narrow_coverage, "surest": surest_gain, "neighbour": surest_neighbour}
+        sentences = {"narrow": narrow_coverage, "tested": tested_gains}
+        sentences |= {"surest": surest_gain, "neighbour": surest_neighbour}
         if self.text in sentences:
             return [nodes.Text(sentences[self.text]())], []
         run, cells = coverage(open_ledger(RESULTS))
