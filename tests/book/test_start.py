@@ -65,7 +65,7 @@ def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path,
 def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkeypatch):
     config = RunConfig(dataset="stl10", model="vgg16", profile="narrow")
     monkeypatch.setattr(sizes, "RESULTS", tmp_path)
-    assert sizes.tested_gains() == ""
+    assert sizes.tested_gains() == "" and "0 have been run, each with 3" in sizes.narrow_coverage()
     write(
         tmp_path,
         *(record(30, seed=s, dataset="stl10", model="vgg16", methods="baseline", profile="narrow") for s in range(3)),
@@ -82,7 +82,8 @@ def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkey
         "Its surest gain is of out, VGG-16 on STL-10: +2.00 points, from +0.31 to +3.69, n = 3; the paper prints +3.90."
     )
     assert sizes.tested_gains() == (
-        "Of 2 gains that the paper prints, it supports 1, does not support 1, and leaves 0 open."
+        "Of 2 tests of the paper's gains, with augmentation and without, 1 support the gain, 1 do not, and 0 leave it "
+        "open."
     )
     assert sizes.surest_neighbour() == ""
     write(tmp_path, *(record(28 - s, seed=s, methods="hsic", **place) for s in range(3)))

@@ -98,9 +98,10 @@ def tested_gains() -> str:
     if not found:
         return ""
     kinds = [found.count(kind) for kind in (SUPPORTED, NOT_SUPPORTED, TOO_LITTLE)]
-    return "Of {} gains that the paper prints, it supports {}, does not support {}, and leaves {} open.".format(
-        len(found), *kinds
-    )
+    return (
+        "Of {} tests of the paper's gains, with augmentation and without, {} support the gain, {} do not, and {} leave "
+        "it open."
+    ).format(len(found), *kinds)
 
 
 def surest_gain() -> str:

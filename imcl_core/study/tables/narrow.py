@@ -53,6 +53,8 @@ def reached(ledger: Ledger) -> str:
     """How far the grid `narrow` has come, in a sentence."""
     seeds = [len(ledger.runs(config)) for config in grid(PROFILE, PROFILE)]
     run, enough = sum(n > 0 for n in seeds), sum(n >= SEEDS for n in seeds)
+    if run == enough:
+        return f"Of its {len(seeds)} cells, {run} have been run, each with {SEEDS} seeds or more."
     return f"Of its {len(seeds)} cells, {run} have a run and {enough} have {SEEDS} seeds or more."
 
 
