@@ -36,9 +36,9 @@ class Range:
     def _words(self) -> str:
         if self.least is not None and self.most is not None:
             return f"lie between {_shown(self.least)} and {_shown(self.most)}"
-        if self.above is not None and self.most is not None:
-            return f"be more than {_shown(self.above)} and at most {_shown(self.most)}"
-        return "be a finite number"
+        words = {"at least": self.least, "more than": self.above, "at most": self.most}
+        bounds = [f"{word} {_shown(bound)}" for word, bound in words.items() if bound is not None]
+        return f"be {' and '.join(bounds) or 'a finite number'}"
 
 
 def _shown(number: float) -> str:
@@ -100,7 +100,7 @@ def _ranges(kind: type) -> list[tuple[str, Range]]:
 
 
 def _as_type(name: str, value: Any, hint: Any) -> Any:
-    wanted = [h for h in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))]
+    wanted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and types.NoneType in wanted:
         return None
     kind = next(h for h in wanted if h is not types.NoneType)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imcl_core import DenseSettings, ImclError, MethodSettings, PopulationSettings, RunConfig
-from imcl_core.settings import Settings, setting
+from imcl_core.settings import Range, Settings, setting
 
 ROOT = Path(__file__).parents[1]
 KINDS = (MethodSettings, PopulationSettings, DenseSettings, RunConfig)
@@ -92,6 +92,20 @@ def test_a_setting_without_a_range_is_finite():
     assert Free(number=-1e300).number == -1e300
     with pytest.raises(ImclError, match="must be a finite number"):
         Free(number=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        ({"least": 0}, "be at least 0,"),
+        ({"above": 0}, "be more than 0,"),
+        ({"most": -2}, "be at most -2,"),
+        ({"above": -3, "most": -2}, "be more than -3 and at most -2,"),
+    ],
+)
+def test_a_range_says_the_bounds_it_has(bounds, says):
+    with pytest.raises(ImclError, match=says):
+        Range(**bounds).check("x", math.inf if "most" in bounds else -1)
 
 
 def test_every_record_is_still_in_range():

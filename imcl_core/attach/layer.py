@@ -1,6 +1,6 @@
 """A layer: what local losses read there, and what they train; and modules by name or pattern."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -57,13 +57,16 @@ def find_modules(network: nn.Module, patterns: str | Sequence[str]) -> list[tupl
     `layer3.0.conv1`. Raises `ImclError` for a pattern that stands for nothing.
     """
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
-    if other := next((p for p in ([] if isinstance(patterns, str) else patterns) if not isinstance(p, str)), None):
-        raise ImclError(f"Modules are named by strings, such as {known[-1]!r}, not by a {type(other).__name__}.")
+    patterns = patterns if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     found: dict[str, bool] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            such = f", such as {known[-1]!r}" if known else ""
+            raise ImclError(f"Modules are named by strings{such}, not by a {type(pattern).__name__}.")
         matches = [pattern] if pattern in known else [name for name in known if _matches(name, pattern)]
         if not matches:
-            raise ImclError(f"The network has no module {pattern!r}.{nearest(pattern, known)}")
+            hint = nearest(pattern, known) or f" It has: {', '.join(name for name, _ in network.named_children())}."
+            raise ImclError(f"The network has no module {pattern!r}.{hint}")
         for name in matches:
             found[name] = found.get(name, False) or name == pattern
     return list(found.items())

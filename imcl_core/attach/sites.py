@@ -11,7 +11,7 @@ from torch import nn
 
 from imcl_core.attach.layer import Layer, find_modules
 from imcl_core.attach.rule import Rule
-from imcl_core.attach.trace import Trace, has_dropout
+from imcl_core.attach.trace import Call, Trace, has_dropout
 from imcl_core.errors import ImclError
 from imcl_core.networks import Network
 
@@ -107,9 +107,13 @@ class Sites:
         name = self.named_classifier
         if name is None:
             return self.trace.classifier()
-        find_modules(self.network, name)
+        if not isinstance(name, str) or (name, True) not in find_modules(self.network, name):
+            raise ImclError(f"classifier is one module by its full name, such as 'classifier', not {name!r}.")
         if not has_dropout(self.network.get_submodule(name)):
-            raise ImclError(f"Classifier {name!r} is no nn.Sequential with dropout layers, which out branches.")
+            raise ImclError(
+                f"Classifier {name!r} is no nn.Sequential with dropout layers, which out branches: name another, or "
+                "give the network one made by imcl_core.networks.classifier.make_classifier."
+            )
         return name
 
     def hidden(self) -> list[Layer]:
@@ -119,9 +123,9 @@ class Sites:
             parts = [c for c in trace.calls if c.name.rpartition(".")[0] == sequential.name and c is not sequential]
             last = max((i for i, c in enumerate(parts) if isinstance(c.module, nn.Linear)), default=0)
             hidden = []
-            for linear, after in itertools.pairwise(parts[: last + 1]):
+            for i, linear in enumerate(parts[:last]):
                 if isinstance(linear.module, nn.Linear):
-                    end = linear if isinstance(after.module, nn.Linear | nn.Dropout) else after
+                    *_, end = itertools.chain([linear], itertools.takewhile(_activates, parts[i + 1 : last]))
                     shape = (linear.module.out_features, 1, 1)
                     hidden.append(
                         Layer(name=linear.name, modules=(linear.name,), source=end.name, call=end.number, shape=shape)
@@ -146,6 +150,11 @@ class Sites:
         if not found:
             raise ImclError(_NAME[kind])
         return found
+
+
+def _activates(call: Call) -> bool:
+    """Whether a call stands between a linear layer and what takes its hidden units: normalisation, an activation."""
+    return not isinstance(call.module, nn.Linear | nn.Dropout)
 
 
 def _last_kernels(network: Network, pointwise: bool) -> list[str]:

@@ -119,8 +119,8 @@ def load(
     if validation:
         order = stratified_order(train.labels)
         held_out = held_out or round(HELD_OUT * len(order))
-        if held_out >= len(order):
-            raise ImclError(f"held_out of {name} must be less than {len(order)}, not {held_out}.")
+        if not 0 < held_out < len(order):
+            raise ImclError(f"held_out of {name} must be from 1 to {len(order) - 1}, not {held_out}.")
         train, test = train.take(order[held_out:]), train.take(order[:held_out])
     else:
         test = _split(arrays, "test")
@@ -129,6 +129,8 @@ def load(
             raise ImclError(f"train_size of {name} must be from 1 to {len(train)}, not {train_size}.")
         train = train.take(stratified_order(train.labels)[:train_size])
     if side is not None:
+        if side < 1:
+            raise ImclError(f"side of {name} must be 1 or more, not {side}.")
         train, test = (Split(reduced(split.images, side), split.labels) for split in (train, test))
     mean, std = _statistics(train.images)
     return DataSet(name, tuple(map(str, arrays["classes"])), train, test, mean, std, origin).to(device)

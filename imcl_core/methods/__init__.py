@@ -15,6 +15,7 @@ from imcl_core.methods.label_smoothing import LabelSmoothing
 from imcl_core.methods.labels import Labels
 from imcl_core.methods.mid import Mid
 from imcl_core.methods.out import Out
+from imcl_core.methods.population import PATTERNS, WIDER
 from imcl_core.methods.predsim import PredSim
 from imcl_core.methods.pull_push import PullPush
 from imcl_core.methods.r_drop import RDrop
@@ -24,6 +25,7 @@ from imcl_core.methods.term import OnLayers, Step, Term, fields_of
 __all__ = [
     "NEIGHBOURS",
     "PAPER",
+    "STRUCTURES",
     "TERMS",
     "Labels",
     "OnLayers",
@@ -47,6 +49,7 @@ NEIGHBOURS = (
     LabelSmoothing,
     RDrop,
 )
+STRUCTURES = (*WIDER, *PATTERNS)  # networks that the paper compares with; each stands alone
 TERMS: dict[str, type[Term]] = {term.name: term for term in (*PAPER, *NEIGHBOURS)}
 
 
@@ -56,14 +59,16 @@ def register(term: type[Term]) -> type[Term]:
     In a notebook, run again, a class takes the place of that of the same name. A `Collaboration` takes it at once; a
     `RunConfig` and the command line take what packages bring by an entry point in `imcl_core.methods`.
     """
-    before = TERMS.get(term.name)
+    name = getattr(term, "name", None)
+    if not isinstance(name, str) or "+" in name or name in ("", "baseline", *STRUCTURES):
+        raise ImclError(f"{term.__name__} needs a name of its own, a string without '+', not {name!r}: name = 'mine'.")
+    before = TERMS.get(name)
+    if before and before.__module__ != term.__module__:
+        raise ImclError(f"There is a term {name!r} already: choose another name.")
     others = [known for known in TERMS.values() if known is not before]
-    clash = (fields_of(others) - {"attach"}) & fields_of([term])
-    if (before and before.__module__ != term.__module__) or clash:
-        raise ImclError(
-            f"There is a term {term.name!r} already, or one with the settings {sorted(clash)}: choose another name."
-        )
-    TERMS[term.name] = term
+    if clash := (fields_of(others) - {"attach"}) & fields_of([term]):
+        raise ImclError(f"Another term has settings {', '.join(sorted(clash))}: name those of {name!r} otherwise.")
+    TERMS[name] = term
     return term
 
 
@@ -76,18 +81,29 @@ def _load_packages() -> None:
             warnings.warn(f"The method {point.name} of {point.value} cannot be used: {error}", stacklevel=2)
 
 
-def parse_methods(methods: str) -> tuple[str, ...]:
-    """`"kernel+mid"` to `("mid", "kernel")`, in the order of `TERMS`; `"baseline"` to `()`."""
+def parse_methods(methods: str, alone: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """`"kernel+mid"` to `("mid", "kernel")`, in the order of `TERMS`; `"baseline"` to `()`.
+
+    `alone`: what the caller takes besides, which cannot be joined; it is named in what is said of other names.
+    """
     if not isinstance(methods, str):
         raise ImclError(f"Methods are one string, joined by '+', such as 'mid+kernel', not {methods!r}.")
     names = [name.strip() for name in methods.split("+")]
     if names == ["baseline"]:
         return ()
     for name in names:
-        if name not in TERMS:
+        if name == "baseline":
+            raise ImclError(f"baseline is the network without methods: leave it out of {methods!r}.")
+        if name in alone:
             raise ImclError(
-                f"Unknown method {name!r} in {methods!r}.{nearest(name, (*TERMS, 'baseline'))} "
-                f"Use 'baseline' or any of {', '.join(TERMS)} joined by '+'."
+                f"{name} cannot be joined with other methods ({methods!r}), being a network to compare with: train it "
+                "alone."
+            )
+        if name not in TERMS:
+            others = f", or one of {', '.join(alone)}" if alone else ""
+            raise ImclError(
+                f"Unknown method {name!r} in {methods!r}.{nearest(name, (*TERMS, 'baseline', *alone))} "
+                f"Use baseline, any of {', '.join(TERMS)} joined by '+'{others}."
             )
     if len(set(names)) < len(names):
         raise ImclError(f"{methods!r} names a method twice: name each once.")

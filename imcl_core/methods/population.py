@@ -13,6 +13,7 @@ from imcl_core import losses
 from imcl_core.errors import ImclError, nearest
 from imcl_core.networks import Network
 from imcl_core.settings import Settings, setting
+from imcl_core.tasks.images import check_labels, check_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,9 @@ class Population(nn.Module):
     def objective(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Eq. 3 (without its 1/H, see `pop_sum`) under the pattern's name, with its gradient."""
         s = self.settings
+        check_labels(labels, (), len(images))
         predictions = self.predictions(images)
+        check_targets(labels, predictions.shape[2])
         self.logits = losses.promote(predictions[0].detach())
         with torch.autocast(images.device.type, enabled=False):
             loss = losses.output_loss(

@@ -22,7 +22,6 @@ Profile = Annotated[str, "smoke, cpu, narrow, t4 or paper"]
 Seeds = Annotated[int, "seeds 0, 1, … up to so many"]
 Dataset = Annotated[str | None, "only the runs on this data set; one that the table lacks takes its place"]
 Only = Annotated[str | None, Option("only runs whose names match: 'cifar100-vgg16-*-seed0-*'", metavar="PATTERN")]
-_NO_SEEDS = "There is no run of {} seeds: one or more."
 _HALVING = "for a search for weights: short runs first, and longer ones for the best third (1/N) of the candidates"
 Halving = Annotated[int | None, Option(_HALVING, metavar="N", alone=3)]
 Budget = Annotated[str | None, "start no run that would end later than this: 90s, 9m, 1.5h"]
@@ -142,8 +141,6 @@ def plan(
     from imcl_core.study.records import folders_given
     from imcl_core.training.recipes import SIZES
 
-    if seeds < 1:
-        raise ImclError(_NO_SEEDS.format(seeds))
     names = tables or [name for name in GRIDS if name not in BEYOND]
     grids = {name: with_teachers(grid(name, profile, seeds)) for name in names}
     records = ledger.every_sheet(*folders_given([results], usual=["results"]))
@@ -234,8 +231,6 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, t
 def _wanted(table: str, profile: str, seeds: int, dataset: str | None, only: str | None) -> "list[RunConfig]":
     from imcl_core.study.grids import grid
 
-    if seeds < 1:
-        raise ImclError(_NO_SEEDS.format(seeds))
     configs = grid(table, profile, seeds, dataset)
     if only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, only)]):
         raise ImclError(f"No run of {table} has a name that matches {only!r}: try '*vgg16*'.")

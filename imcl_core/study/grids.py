@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from imcl_core.errors import check_choice
+from imcl_core.errors import ImclError, check_choice
 from imcl_core.methods import NEIGHBOURS, TERMS
 from imcl_core.training.config import RunConfig
 
@@ -24,6 +24,8 @@ def grid(name: str, profile: str = "paper", seeds: int = 1, dataset: str | None 
     With `dataset`, those on it; a table that has none is made for it, by that data set's recipe.
     """
     check_choice("table", name, GRIDS)
+    if seeds < 1:
+        raise ImclError(f"There is no run of {seeds} seeds: use --seeds 1 or more.")
     runs = GRIDS[name](profile, seeds)
     if dataset is not None:
         runs = [r for r in runs if r.dataset == dataset] or [_moved(r, dataset) for r in runs]

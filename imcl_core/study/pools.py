@@ -93,9 +93,14 @@ class Slots:
         self._ends.close()
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
-        slot = self._idle.pop(0)
-        future = slot[0].submit(function, *arguments)
-        self._busy[future] = slot
+        executor, environment = self._idle.pop(0)
+        try:
+            future = executor.submit(function, *arguments)
+        except BrokenProcessPool:  # its process died while it had nothing to do
+            executor.shutdown()
+            executor, environment = self._start(environment)
+            future = executor.submit(function, *arguments)
+        self._busy[future] = executor, environment
         return future
 
     def result(self, future: Future) -> Any:

@@ -64,8 +64,10 @@ class Images:
         return rows if self._counted is None else rows[self._counted]
 
     def _soft(self, labels: Tensor, like: Tensor, classes: int) -> Tensor:
-        soft = labels if labels.is_floating_point() else F.one_hot(labels, classes)
-        soft = soft.to(losses.promote(like).dtype)
+        if not labels.is_floating_point():
+            check_targets(labels, classes)
+            labels = F.one_hot(labels, classes)
+        soft = labels.to(losses.promote(like).dtype)
         return (1 - self.smoothing) * soft + self.smoothing / soft.shape[-1] if self.smoothing else soft
 
     @torch.no_grad()

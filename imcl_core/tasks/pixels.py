@@ -42,7 +42,7 @@ class PixelSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pp_pixels < 0 or self.pp_pixels == 1:
+        if self.pp_pixels == 1:
             raise ImclError(f"Setting pp_pixels must be 2 or more, or 0 for whole images, not {self.pp_pixels}.")
 
 

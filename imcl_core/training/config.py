@@ -9,11 +9,11 @@ from typing import Any
 from imcl_core.collaboration import MethodSettings
 from imcl_core.data.sets import HELD_OUT
 from imcl_core.errors import ImclError, check_choice
-from imcl_core.methods import TERMS, Term, fields_of
+from imcl_core.methods import STRUCTURES, TERMS, Term, fields_of
 from imcl_core.methods.population import PATTERNS, WIDER, PopulationSettings
 from imcl_core.networks import MODELS, REDUCTION
 from imcl_core.settings import setting
-from imcl_core.training.recipes import DATASETS, RECIPES, SIZES, STRUCTURES, Recipe, canonical
+from imcl_core.training.recipes import DATASETS, RECIPES, SIZES, Recipe, canonical
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

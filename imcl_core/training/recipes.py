@@ -3,12 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imcl_core.errors import ImclError, nearest
-from imcl_core.methods import TERMS, parse_methods
-from imcl_core.methods.population import PATTERNS, WIDER
+from imcl_core.methods import STRUCTURES, parse_methods
 
 PROFILES = ("smoke", "cpu", "narrow", "t4", "paper")
-STRUCTURES = (*WIDER, *PATTERNS)  # what the paper compares with; each stands alone
 
 
 @dataclass(frozen=True)
@@ -93,18 +90,4 @@ def canonical(methods: str) -> str:
     """One spelling for each: `"kernel+mid"` to `"mid+kernel"`; raises `ImclError` on what is no method."""
     if methods.strip() in STRUCTURES:
         return methods.strip()
-    joinable = tuple(TERMS)
-    terms = [term.strip() for term in methods.split("+")]
-    for term in terms:
-        if term in STRUCTURES:
-            raise ImclError(
-                f"{term} cannot be joined with other methods ({methods!r}), being a network to compare with: train it "
-                "alone."
-            )
-        if term not in (*joinable, "baseline"):
-            known = (*joinable, "baseline", *STRUCTURES)
-            raise ImclError(
-                f"Unknown method {term!r} in {methods!r}.{nearest(term, known)} Use baseline, any of "
-                f"{', '.join(joinable)} joined by '+', or one of {', '.join(STRUCTURES)}."
-            )
-    return "+".join(parse_methods(methods)) or "baseline"
+    return "+".join(parse_methods(methods, alone=STRUCTURES)) or "baseline"

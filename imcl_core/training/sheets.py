@@ -130,6 +130,8 @@ def _check_run(run: dict[str, Any]) -> None:
     for name in _MEASURED:
         if type(run.get(name)) not in (int, float) or not 0 <= run[name] < math.inf:
             raise ValueError(f"run has {run.get(name)!r} for {name}")
+    if not run["images_per_s"]:
+        raise ValueError("run has no speed")
 
 
 def _check_curve(curve: list[dict[str, Any]], config: RunConfig) -> None:

@@ -52,8 +52,8 @@ def odd(methods="mid", **options):
     return Collaboration(network, methods, image_shape=(3, 8, 8), **options)
 
 
-def called(change=None, labels=(0, 1, 2, 0), dtype=torch.int64, methods="mid", layers="conv", size=4):
-    collaboration = odd(methods, layers=layers)
+def called(change=None, labels=(0, 1, 2, 0), dtype=torch.int64, methods="mid", layers="conv", size=4, **options):
+    collaboration = odd(methods, layers=layers, **options)
     for name in change or ():
         setattr(collaboration.network, name, True)
     return collaboration(torch.randn(size, 3, 8, 8), torch.tensor(labels, dtype=dtype))
@@ -63,6 +63,7 @@ def called(change=None, labels=(0, 1, 2, 0), dtype=torch.int64, methods="mid", l
     ("misuse", "message"),
     [
         (lambda: odd(layers="covn"), "no module 'covn'. Did you mean 'conv'"),
+        (lambda: odd(layers="XYZ"), "no module 'XYZ'. It has: conv, conv2, idle, depthwise, act, dropout, head"),
         (lambda: odd(layers=["conv", "con.*"]), r"no module 'con\.\*'. Did you mean 'conv'"),
         (lambda: odd(layers="idle"), "'idle' never runs"),
         (lambda: odd(layers="conv2"), "'conv2' runs 2 times"),
@@ -74,7 +75,13 @@ def called(change=None, labels=(0, 1, 2, 0), dtype=torch.int64, methods="mid", l
         (lambda: odd("kernel", kernels="idle"), "'idle' never runs"),
         (lambda: odd("kernel", kernels="act"), "no convolution"),
         (lambda: odd("out"), "does not end in an nn.Sequential with dropout"),
-        (lambda: odd("out", classifier="head"), "no nn.Sequential with dropout"),
+        (lambda: odd("out", classifier="head"), "no nn.Sequential with dropout layers, .* name another"),
+        (lambda: odd("out", classifier="hea*"), "by its full name, .* not 'hea[*]'"),
+        (lambda: odd("out", classifier=["head"]), "by its full name, .* not .'head'."),
+        (lambda: odd("out", classifier=5), "by its full name, .* not 5"),
+        (lambda: odd(layers=5), "named by strings, .* not by a int"),
+        (lambda: called(labels=(0, 1, 2, 3), label_smoothing=0.1), r"must be in 0 \.\.\. 2"),
+        (lambda: called(labels=(0, 1, 2, -1), label_smoothing=0.1), r"got -1 \.\.\. 2"),
         (lambda: Collaboration(Odd(), "mid", image_shape=(1, 8, 8)), "give the right `image_shape`"),
         (lambda: Collaboration(nn.Conv2d(3, 4, 3), "kernel"), r"returns shape \(1, 4, 30, 30\)"),
         (lambda: called(["extra"]), "returns a tuple"),

@@ -152,8 +152,11 @@ def test_so_many_training_images_can_be_held_out(folder):
     kept = {image.numpy().tobytes() for image in held.test.images}
     assert {image.numpy().tobytes() for image in tenth.test.images} <= kept  # of one order, so that none is trained on
     assert not kept & {image.numpy().tobytes() for image in held.train.images}
-    with pytest.raises(ImclError, match=f"held_out of cifar10 must be less than {len(full.train)}"):
-        load("cifar10", folder=folder, validation=True, held_out=len(full.train))
+    for number in (len(full.train), -5):
+        with pytest.raises(
+            ImclError, match=f"held_out of cifar10 must be from 1 to {len(full.train) - 1}, not {number}"
+        ):
+            load("cifar10", folder=folder, validation=True, held_out=number)
 
 
 def test_validation_holds_out_a_stratified_tenth_and_leaves_the_test_set_out(folder):
@@ -199,6 +202,12 @@ def test_statistics_are_those_of_the_reduced_images(folder):
     pixels = small.train.images.double().transpose(0, 1).flatten(1) / 255
     torch.testing.assert_close(small.std.double(), pixels.std(1, correction=0), rtol=1e-5, atol=1e-6)
     assert (small.std < whole.std).all()
+
+
+@pytest.mark.parametrize("side", [0, -16])
+def test_images_without_a_side_are_refused(folder, side):
+    with pytest.raises(ImclError, match=f"side of cifar10 must be 1 or more, not {side}"):
+        load("cifar10", folder=folder, side=side)
 
 
 def test_to_moves_every_tensor():

@@ -162,6 +162,17 @@ def test_names_and_settings_are_one_of_a_kind():
     class Taken(Settings):
         mid_alpha: float = setting(1.0, "taken")
 
-    for term in (own("mid"), own("other", Taken)):
-        with pytest.raises(ImclError, match="choose another name"):
-            register(term)
+    with pytest.raises(ImclError, match="There is a term 'mid' already: choose another name"):
+        register(own("mid"))
+    with pytest.raises(ImclError, match="settings mid_alpha: name those of 'other' otherwise"):
+        register(own("other", Taken))
+
+
+@pytest.mark.parametrize("name", ["baseline", "tree", "a+b", "", None])
+def test_a_name_that_could_not_be_asked_for_is_refused(name):
+    term = own(name)
+    if name is None:
+        del term.name
+    with pytest.raises(ImclError, match=r"needs a name of its own, a string without '[+]'"):
+        register(term)
+    assert name not in TERMS

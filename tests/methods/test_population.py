@@ -209,6 +209,19 @@ def test_mistakes_are_one_sentence(make, says):
         make()
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (torch.tensor([0, 1, 2, 99]), r"must be in 0 \.\.\. "),
+        (torch.tensor([0, 1, 2, 1], dtype=torch.int32), "int64"),
+        (torch.tensor([0, 1, 2]), r"of shape \(4,\)"),
+    ],
+)
+def test_labels_that_are_none_are_one_sentence(labels, says):
+    with pytest.raises(ImclError, match=says):
+        Tree(network())(torch.randn(4, 3, 32, 32).double(), labels)
+
+
 def test_baseline_2x_doubles_the_filters_and_halves_the_batch_where_the_paper_did():
     config = RunConfig(methods="baseline-2x", profile="paper", dataset="stl10", model="resnet18")
     assert (config.width, config.batch_size) == (2.0, 64)

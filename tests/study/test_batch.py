@@ -290,5 +290,15 @@ def test_status_tells_done_begun_and_missing(three, tmp_path):
     assert [len(cells[state]) for state in ("done", "begun", "missing")] == [3, 1, 1]
 
 
+def test_a_process_that_died_with_nothing_to_do_is_replaced():
+    with Slots.on_cores(1) as pool:
+        (died,) = {pool.result(pool.submit(os.getpid))}
+        os.kill(died, signal.SIGKILL)
+        executor, _ = pool._idle[0]
+        while not executor._broken:  # the thread that watches it has seen it
+            time.sleep(0.01)
+        assert pool.result(pool.submit(os.getpid)) != died
+
+
 def test_jobs_on_one_gpu_know_of_each_other():
     assert {environment[AT_ONCE] for environment in Slots.on_cores(3).environments} == {"3"}

@@ -69,6 +69,7 @@ EDITS = {
     "a loss without a value": lambda c: c["curve"][0].update(loss=None),
     "no run": lambda c: c.update(run={}),
     "a run of nothing": lambda c: c["run"].update(seconds="long"),
+    "no speed": lambda c: c["run"].update(images_per_s=0.0),
     "no device": lambda c: c["run"].pop("device"),
     "no curve": lambda c: c.pop("curve"),
     "a list for settings": lambda c: c.update(config=[1]),
