@@ -149,7 +149,7 @@ class Collaboration(nn.Module):
         self._check_branched()
         if len(devices := {parameter.device for parameter in self.network.parameters()}) > 1:
             names = " and ".join(sorted(map(str, devices)))
-            raise ImclError(f"The network lies on {names}: terms need all of it on one device.")
+            raise ImclError(f"The network lies on {names}: terms need all of it on one device: move it there first.")
         with torch.random.fork_rng(devices=[]):
             for term in self._terms.values():
                 # A method's heads are the same whichever others are on. `torch.manual_seed` would seed GPUs too.

@@ -20,7 +20,7 @@ _AS_ON_A_GPU: ContextVar[bool | None] = ContextVar("as on a GPU", default=None)
 
 
 def few_calls(x: Tensor) -> bool:
-    """Whether calls cost more than what they compute: so it is for small tensors on a GPU, which then takes other ways.
+    """Whether to take the ways with fewer calls: on a GPU, where a call costs more than a small tensor's arithmetic.
 
     The values are the same; `tests/losses/test_few_calls.py` compares both ways.
     """

@@ -235,12 +235,13 @@ class Trace:
         calls = self._calls_of(name)
         module = self.network.get_submodule(name)
         if not isinstance(module, CONVOLUTION | nn.Linear):
-            return f"{name!r} is no convolution or linear layer: kernel has no filters to compare there."
+            return f"{name!r} is no convolution or linear layer: kernel has no filters to compare there, leave it out."
         if not calls:
             return f"Kernel {name!r} never runs for an image of shape {self.image_shape}: leave it out of `kernels`."
         if is_depthwise(module):
             return (
-                f"{name!r} is depth-wise, one filter for each channel: kernel compares filters that see the same input."
+                f"{name!r} is depth-wise, one filter for each channel, and kernel compares filters that see the same "
+                "input: leave it out of `kernels`."
             )
         if not has_filters(module):
             return (
@@ -280,7 +281,7 @@ class Trace:
             if not problem:
                 names.append(name)
         if not names:
-            raise ImclError(f"{patterns!r} matches no convolution or linear layer whose filters kernel can compare.")
+            raise ImclError(f"{patterns!r} matches no layer whose filters kernel can compare: name convolutions.")
         return self.each_once(names)
 
     def each_once(self, names: Sequence[str]) -> list[str]:

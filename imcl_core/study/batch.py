@@ -20,7 +20,7 @@ from imcl_core.files import locked, write_whole
 from imcl_core.study import executed, ledger
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.ray import RayPool
-from imcl_core.study.records import existing, failure_file, first_line
+from imcl_core.study.records import existing, first_line, sentence
 from imcl_core.study.speeds import Speeds
 from imcl_core.training import files
 from imcl_core.training.config import RunConfig
@@ -73,9 +73,9 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
 
     Whatever the run raises is its result, but for an interruption; `ImclError` where `job.out` cannot be written to.
     """
-    record, notebook = (job.out / f"{config.name}.{kind}" for kind in ("json", "ipynb"))
+    own = files.Files(job.out, config.name)
     with _locked(job.out, config.name, wait or job.wait) as ours:
-        if not ours or record.exists():
+        if not ours or own.record.exists():
             return Result("skipped")
         if lacking := _lacks_teacher(config, job):
             return lacking
@@ -87,10 +87,10 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
             if not fits:
                 return Result("postponed", speed=job.speeds.known(config))
         why = _attempt_afresh(config, job)
-        if not record.exists():
+        if not own.record.exists():
             return Result("failed", why or "it ended without a record: take the call of exit() out of the notebook.")
-        text = notebook.read_text(encoding="utf-8") if job.notebook and notebook.exists() else None
-        return Result("done", why, read_record(record), text, job.speeds and job.speeds.known(config))
+        text = own.notebook.read_text(encoding="utf-8") if job.notebook and own.notebook.exists() else None
+        return Result("done", why, read_record(own.record), text, job.speeds and job.speeds.known(config))
 
 
 def _lacks_teacher(config: RunConfig, job: Job) -> Result | None:
@@ -211,11 +211,11 @@ def _todo(
     """Those without a record, and without a failure that is to be left alone; a damaged record is no record."""
     found, todo = files.of_runs(files.RECORD, *existing(*done, out)), []
     for config in configs:
-        failure = failure_file(out, config)
+        failure = files.Files(out, config.name).failure
         if any(map(_is_record, found.get(config.name, []))):
             outcome.skipped.append(config.name)
         elif failure.exists() and not retry_failed and config.name not in found:
-            outcome.failed_before[config.name] = first_line(failure.read_text(encoding="utf-8", errors="replace"))
+            outcome.failed_before[config.name] = sentence(failure)
         else:
             todo.append(config)
     if todo:
@@ -293,7 +293,7 @@ def _work(
 
 def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None:
     """Enters a result into the outcome and the folder, and tells it."""
-    name, failure = config.name, failure_file(job.out, config)
+    name, failure = config.name, files.Files(job.out, config.name).failure
     if result.speed:
         job.speeds.measured.update([result.speed])
     if result.state == "failed":
@@ -310,14 +310,9 @@ def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None
 
 
 def _bring(config: RunConfig, result: Result, out: Path) -> None:
-    """Writes what a node of a cluster wrote into a folder of its own."""
-    if not (out / f"{config.name}.json").exists():
+    """Writes what a node of a cluster has that does not share the folder."""
+    own = files.Files(out, config.name)
+    if not own.record.exists():
         write_record(result.record, out)
-    notebook = out / f"{config.name}.ipynb"
-    if result.notebook and not notebook.exists():
-        write_whole(notebook, result.notebook.encode())
-
-
-def run_parallel(configs: Sequence[RunConfig], out: str | Path, *, jobs: int, **options) -> Outcome:
-    """`run_batch` in several processes, each with its share of the cores."""
-    return run_batch(configs, out, pool=Slots.on_cores(jobs), **{"progress": False} | options)
+    if result.notebook and not own.notebook.exists():
+        write_whole(own.notebook, result.notebook.encode())

@@ -45,7 +45,7 @@ def parameters(config: RunConfig) -> dict[str, Any]:
     return named | {"settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
 
 
-def execute(config: RunConfig, out: Path, device: str | None = None, attempts: int = 2) -> None:
+def execute(config: RunConfig, out: Path, device: str | None = None) -> None:
     """Executes the run in a kernel and leaves `<name>.ipynb` in `out` beside its record, whether it fails or not.
 
     Raises `ImclError` as `run_notebook` does; a run whose kernel died resumes from its checkpoint.
@@ -59,7 +59,7 @@ def execute(config: RunConfig, out: Path, device: str | None = None, attempts: i
     with _room_for_temporary_files(), TemporaryDirectory() as folder:
         live = Path(folder) / "run.ipynb"
         try:
-            run_notebook(notebook, live, values, out, attempts)
+            run_notebook(notebook, live, values, out)
         finally:
             with suppress(FileNotFoundError, *NOT_WHOLE):
                 write_whole(out / f"{config.name}.ipynb", dumps(normalise(parse(live))).encode())

@@ -118,7 +118,7 @@ def _narrow(profile: str, seeds: int) -> list[RunConfig]:
     ]
 
 
-# A method, and one decision of the book's page taken the other way, last; what stands before it both have.
+# A method, and settings of which the last is the decision taken the other way; both runs have those before it.
 ABLATIONS = (
     ("baseline", {"nesterov": True}),
     ("baseline", {"hidden": 256}),

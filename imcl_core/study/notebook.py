@@ -39,7 +39,7 @@ def read(path: Path | str) -> NotebookNode:
     try:
         return parse(path)
     except FileNotFoundError:
-        raise ImclError(f"There is no notebook {path}.") from None
+        raise ImclError(f"There is no notebook {path}: check the path.") from None
     except NOT_WHOLE as error:
         raise ImclError(f"{path} is not a notebook of format 4 ({error}): restore it from git.") from None
 

@@ -1,13 +1,12 @@
 """The runs of a batch on a Ray cluster: a pool as those of `pools`."""
 
-import importlib
 import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
-from imcl_core.errors import ImclError
+from imcl_core.errors import ImclError, needed
 from imcl_core.study.pools import Died, set_environment
 from imcl_core.training.machine import AT_ONCE
 
@@ -87,10 +86,7 @@ def _line(error: BaseException) -> str:
 def _connect(address: str | None) -> Any:
     """The module `ray`, connected; `ImclError` where it is missing, does not answer or does not start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        raise ImclError("--ray needs Ray: install it with pip install 'imcl-core[cluster]'.") from None
+    ray = needed("ray", "Ray", "cluster")
     options = {"logging_level": "ERROR", "log_to_driver": False}
     if address is not None:
         _check_answers(address)

@@ -10,7 +10,6 @@ from imcl_core.errors import ImclError
 from imcl_core.files import write_whole
 from imcl_core.study import ledger
 from imcl_core.training import files
-from imcl_core.training.config import RunConfig
 from imcl_core.training.sheets import Sheet
 
 COPIES_AT_ONCE = 32
@@ -63,7 +62,7 @@ def _named_after(device: str, processes: int) -> str:
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
-    """Takes runs by name with all that is said of them."""
+    """`ImclError` where one device made two outcomes of a run; `sheets`: all that there are, by name."""
     clashes = {
         name: found
         for name, found in sheets.items()
@@ -77,11 +76,6 @@ def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:
         )
 
 
-def status(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, list[str]]:
-    """The names of the runs that are done, failed, begun (a checkpoint lies there) and missing."""
-    return Standing(*folders).of(config.name for config in configs)
-
-
 class Standing:
     """How runs stand, as the files below some folders tell, which are read once."""
 
@@ -93,7 +87,7 @@ class Standing:
         self._failed = files.of_runs(files.FAILURE, *here)
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """These runs by their state: done, failed, begun or missing."""
+        """These runs by their state: done, failed, begun (a checkpoint lies there) or missing."""
         states: dict[str, list[str]] = {"done": [], "failed": [], "begun": [], "missing": []}
         for name in names:
             known = {"done": self.done, "failed": self._failed, "begun": self._begun}
@@ -102,23 +96,12 @@ class Standing:
 
     def why(self, name: str) -> str:
         """The sentence that a failed run left."""
-        return _sentence(self._failed[name][0])
+        return sentence(self._failed[name][0])
 
 
-def failures(configs: Sequence[RunConfig], *folders: str | Path) -> dict[str, str]:
-    """Why the runs failed that did, by name."""
-    paths = [(config, failure_file(folder, config)) for folder in existing(*folders) for config in configs]
-    return {config.name: _sentence(file) for config, file in paths if file.exists()}
-
-
-def _sentence(failure: Path) -> str:
-    """The first line of what a failed run left."""
+def sentence(failure: Path) -> str:
+    """The first line of the file that a failed run left; below it stands the traceback, if there is one."""
     return first_line(failure.read_text(encoding="utf-8", errors="replace"))
-
-
-def failure_file(folder: Path, config: RunConfig) -> Path:
-    """Where a run that failed says why: a sentence in the first line, then the traceback if there is one."""
-    return files.Files(folder, config.name).failure
 
 
 def first_line(text: str) -> str:

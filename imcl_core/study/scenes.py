@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from imcl_core.collaboration import DenseCollaboration, DenseSettings
 from imcl_core.data.sets import Split
-from imcl_core.errors import ImclError
+from imcl_core.errors import ImclError, needed
 from imcl_core.networks import UNet
 from imcl_core.training.machine import environment
 
@@ -126,5 +125,6 @@ def evaluate(network: nn.Module, test: Split, batch_size: int = 100) -> dict[str
     network.eval()
     predicted = torch.cat([network(normal(x)).argmax(dim=1) for x in test.images.split(batch_size)])
     network.train(training)
-    miou = jaccard_score(test.labels.flatten(), predicted.flatten(), average="macro")
+    metrics = needed("sklearn.metrics", "scikit-learn", "digits")
+    miou = metrics.jaccard_score(test.labels.flatten(), predicted.flatten(), average="macro")
     return {"miou": 100 * miou, "error": 100 * (predicted != test.labels).float().mean().item()}

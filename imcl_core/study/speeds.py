@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from imcl_core.data.sets import load
 from imcl_core.training.config import RunConfig
-from imcl_core.training.machine import at_once, device_name
+from imcl_core.training.machine import at_once, device_name, own_random_numbers
 from imcl_core.training.record import Record
-from imcl_core.training.run import SAVE_EVERY, Run
+from imcl_core.training.run import SAVE_EVERY, Run, load_for, memory_errors
 
 TRIAL_STEPS = 8  # timed after as many untimed ones, where no record tells how fast a run is
 TRIAL_SECONDS = 20  # with less time left no trial is worth it
@@ -77,17 +76,8 @@ class Speeds:
     def measure(self, config: RunConfig) -> None:
         """Times a few steps and an evaluation of the run, and a checkpoint of it, as `train` writes one."""
         began = time.monotonic()
-        data = load(
-            config.dataset,
-            folder=self.data_folder,
-            train_size=config.train_size or None,
-            validation=config.validation,
-            held_out=config.held_out,
-            side=config.side,
-            device=self.device,
-        )
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        data = load_for(config, self.data_folder, self.device)
+        with own_random_numbers(self.device), memory_errors(config):
             run = Run(config, data, self.device)
             images_per_s, evaluation = run.trial(TRIAL_STEPS)
         saving = time.monotonic()

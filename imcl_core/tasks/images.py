@@ -124,7 +124,10 @@ def check_targets(targets: Tensor, num_classes: int) -> None:
     """
     soft = targets.is_floating_point()
     if soft and targets.shape[1] != num_classes:
-        raise ImclError(f"Soft labels have {targets.shape[1]} columns, and the network {num_classes} classes.")
+        raise ImclError(
+            f"Soft labels have {targets.shape[1]} columns, and the network {num_classes} classes: give "
+            "each class a column."
+        )
     if type(targets) is not Tensor or targets.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if soft:

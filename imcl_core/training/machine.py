@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def processes(device: torch.device) -> Iterator[int]:
     """This process's rank: 0, or its own where `torchrun` started several, which then train one network together.
 
     Each process takes its share of every batch and averages the gradients with the others; batch normalisation and
-    similarity matrices see the images of their own process alone. Process 0 evaluates, reports and writes.
+    similarity matrices see the images of their own process alone. All of them evaluate; process 0 reports and writes.
     """
     on_gpu = device.type == "cuda"
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
@@ -109,6 +109,11 @@ def project_version() -> str:
         return importlib.metadata.version("imcl-core")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def own_random_numbers(device: torch.device) -> AbstractContextManager:
+    """What is drawn in here, on a processor and on `device`, leaves the caller's random numbers as they are."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def device_name(device: torch.device) -> str:

@@ -55,12 +55,6 @@ class Record:
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """The record in such a text, of which nothing is checked: `read_record` does that."""
-        content = json.loads(text)
-        return cls(RunConfig(**content["config"]), content["curve"], content["run"])
-
     def row(self) -> dict[str, Any]:
         """The configuration and the summary, flat."""
         last = self.curve[-1]

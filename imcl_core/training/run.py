@@ -26,7 +26,15 @@ from imcl_core.networks import build
 from imcl_core.training import checkpoints
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import Files, tell
-from imcl_core.training.machine import choose_device, environment, forget_peak, kept_memory, peak_memory, processes
+from imcl_core.training.machine import (
+    choose_device,
+    environment,
+    forget_peak,
+    kept_memory,
+    own_random_numbers,
+    peak_memory,
+    processes,
+)
 from imcl_core.training.record import Record, finished_record, read_record, write_record
 from imcl_core.training.sheets import NewerRecord
 from imcl_core.training.step import make_step
@@ -90,6 +98,20 @@ def _trained(
     where = {"data_folder": data_folder, "device": device, "progress": progress}
     teacher = _teacher_weights(config.teacher, out=files and files.folder, **where) if config.teacher else None
     began = time.perf_counter()
+    data = load_for(config, **where)
+    with own_random_numbers(device), memory_errors(config), _interruptions(files), kept_memory(device):
+        run = Run(config, data, device)
+        if teacher:
+            run.collaboration.teacher.load_state_dict(teacher)
+        if files and files.checkpoint.exists():
+            run.resume(files.checkpoint)
+        run.finish(keeper, progress, after_epoch)
+    run.rest = time.perf_counter() - began - run.timed
+    return run
+
+
+def load_for(config: RunConfig, data_folder: str | Path | None, device: torch.device, progress: bool = True) -> DataSet:
+    """The data of a run, on its device; `ImclError` where there is none, or it is not what its name says."""
     data = load(
         config.dataset,
         folder=data_folder,
@@ -101,16 +123,7 @@ def _trained(
         progress=progress,
     )
     check_data(config, data)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _memory_errors(config), _interruptions(files), kept_memory(device):
-        run = Run(config, data, device)
-        if teacher:
-            run.collaboration.teacher.load_state_dict(teacher)
-        if files and files.checkpoint.exists():
-            run.resume(files.checkpoint)
-        run.finish(keeper, progress, after_epoch)
-    run.rest = time.perf_counter() - began - run.timed
-    return run
+    return data
 
 
 def check_data(config: RunConfig, data: DataSet) -> None:
@@ -131,8 +144,7 @@ def _teacher_weights(teacher: RunConfig, *, out: str | Path | None, **options: A
     """The network of a teacher's run: of the finished one in `out`, else trained now."""
     files = Files(Path(out), teacher.name) if out is not None else None
     if files and files.record.exists() and files.network.exists():
-        cuda = [options["device"]] if options["device"].type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with own_random_numbers(options["device"]):
             like = assemble(teacher, teacher.recipe.classes, (3, teacher.side, teacher.side)).network
         try:
             return checkpoints.load_network(files.network, finished_record(files.record).run.get("network"), like)
@@ -405,7 +417,7 @@ def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
 
 
 @contextmanager
-def _memory_errors(config: RunConfig) -> Iterator[None]:
+def memory_errors(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -18,6 +18,7 @@ from imcl_core.study.grids import GRIDS, grid
 from imcl_core.study.notebook import dumps, read
 from imcl_core.study.pools import Died, Here, Slots
 from imcl_core.study.speeds import Speeds
+from imcl_core.training import files
 from imcl_core.training.machine import AT_ONCE, choose_device
 from imcl_core.training.record import read_record, write_record
 
@@ -82,7 +83,7 @@ def test_a_run_whose_speed_cannot_be_tried_fails_alone(tmp_path, monkeypatch):
 def test_why_a_run_failed_may_be_written_in_any_bytes(tmp_path):
     (tmp_path / f"{tiny().name}.failed.txt").write_bytes(b"\xff\xfe\n")
     assert list(run([tiny()], tmp_path).failed_before) == [tiny().name]
-    assert list(records.failures([tiny()], tmp_path)) == [tiny().name]
+    assert records.Standing(tmp_path).of([tiny().name])["failed"] == [tiny().name]
 
 
 def test_without_records_a_trial_tells_the_speed(tmp_path):
@@ -124,15 +125,15 @@ def test_a_failed_run_is_left_alone_until_it_is_asked_for(tmp_path, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr(batch, "train", lambda *_, **__: 1 / 0)
         assert run([config], tmp_path).failed.keys() == {config.name}
-    first, *trace = records.failure_file(tmp_path, config).read_text().splitlines()
+    first, *trace = files.Files(tmp_path, config.name).failure.read_text().splitlines()
     assert first == "ZeroDivisionError: division by zero"
     assert "Traceback" in trace[0]
     outcome = run([config, other], tmp_path)
     assert (outcome.done, outcome.failed_before) == ([other.name], {config.name: first})
-    assert records.status([config, other], tmp_path)["failed"] == [config.name]
+    assert records.Standing(tmp_path).of([config.name, other.name])["failed"] == [config.name]
     assert run([config, other], tmp_path, retry_failed=True).done == [config.name]
-    assert records.status([config, other], tmp_path)["failed"] == []
-    assert not records.failure_file(tmp_path, config).exists()
+    assert records.Standing(tmp_path).of([config.name, other.name])["failed"] == []
+    assert not files.Files(tmp_path, config.name).failure.exists()
 
 
 class Deadly(Here):
@@ -240,7 +241,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
 
 def test_two_processes_share_a_list(three, tmp_path):
     configs, folder = three
-    outcome = batch.run_parallel(configs, tmp_path, jobs=2)
+    outcome = batch.run_batch(configs, tmp_path, pool=Slots.on_cores(2), progress=False)
     assert sorted(outcome.done) == sorted(config.name for config in configs)
     assert curves(tmp_path) == curves(folder)
 
@@ -286,7 +287,7 @@ def test_status_tells_done_begun_and_missing(three, tmp_path):
     configs, folder = three
     begun = tiny(seed=5)
     (tmp_path / f"{begun.name}.checkpoint.pt").touch()
-    cells = records.status([*configs, begun, tiny(seed=6)], folder, tmp_path)
+    cells = records.Standing(folder, tmp_path).of(config.name for config in [*configs, begun, tiny(seed=6)])
     assert [len(cells[state]) for state in ("done", "begun", "missing")] == [3, 1, 1]
 
 

@@ -45,7 +45,7 @@ def assert_equal(folder: Path, undisturbed: Path, configs=CONFIGS) -> None:
     tables = [ledger.read(f).drop(columns=HOST_AND_TIME).sort_values("name") for f in (folder, undisturbed)]
     tables[1] = tables[1][tables[1].name.isin([c.name for c in configs])]
     assert_frame_equal(*(t.reset_index(drop=True) for t in tables), check_exact=True)
-    assert records.failures(configs, folder) == {}
+    assert not records.Standing(folder).of(config.name for config in configs)["failed"]
     assert not list(folder.glob("*.checkpoint.pt"))
 
 

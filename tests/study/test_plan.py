@@ -45,14 +45,12 @@ def test_operations_of_joined_methods_add_up():
 
 def _counted(config):
     """Of a step that is really computed, without its local backward passes' shortcuts."""
-    from imcl_core.study.plan import _Operations
-
     side = config.recipe.side
     collaboration = assemble(config, config.recipe.classes, (3, side, side))
-    with _Operations() as counter:
+    with FlopCounterMode(display=False) as counter:
         images, labels = torch.randn(config.batch_size, 3, side, side), torch.randint(10, (config.batch_size,))
         collaboration(images, labels).backward()
-    return counter.total / config.batch_size
+    return counter.get_total_flops() / config.batch_size
 
 
 def test_operations_do_not_depend_on_what_does_not_change_a_step():

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from runs import run, tiny
 
+from imcl_core import ImclError
 from imcl_core.study import speeds
 from imcl_core.study.speeds import Speeds
 
@@ -77,3 +79,17 @@ def test_an_evaluation_of_more_images_takes_longer():
     assert fewer.like == more.like == record.config.like
     longer = 2 * 300 * 2.0 / record.config.evaluated_images  # two evaluations of 300 further images
     assert known.seconds(more) - known.seconds(fewer) == pytest.approx(longer)
+
+
+def test_a_trial_names_the_remedy_as_training_does(monkeypatch, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(speeds.Run, "trial", full)
+    with pytest.raises(ImclError, match="lower batch_size"):
+        Speeds(CPU, []).measure(tiny())
+    x = np.arange(100 * 32 * 32 * 3).astype(np.uint8).reshape(100, 32, 32, 3)
+    y = np.arange(100) % 10
+    np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(list("abcdefghij")))
+    with pytest.raises(ImclError, match="put the right file there"):
+        Speeds(CPU, [], tmp_path).measure(tiny(dataset="cifar10"))

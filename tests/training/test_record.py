@@ -5,7 +5,7 @@ import json
 import pytest
 from runs import CPU, load_digits, outcome, run, tiny
 
-from imcl_core import ImclError, Record
+from imcl_core import ImclError
 from imcl_core.study import ledger
 from imcl_core.training import checkpoints
 from imcl_core.training import run as training
@@ -63,9 +63,9 @@ def test_a_run_can_be_evaluated_at_its_end_alone(tmp_path):
     assert last.config.name != every.config.name
 
 
-def test_record_from_json_is_the_record():
+def test_a_record_that_is_read_is_the_one_that_was_written(tmp_path):
     record = run(tiny(epochs=1))
-    assert Record.from_json(record.to_json()) == record
+    assert read_record(write_record(record, tmp_path)) == record
 
 
 def test_the_speed_is_that_of_the_usual_epoch_and_the_peak_that_of_training(monkeypatch):

@@ -13,6 +13,7 @@ from imcl_core.methods import NEIGHBOURS, TERMS, Term
 from imcl_core.methods.population import PATTERNS
 from imcl_core.networks import build
 from imcl_core.training.config import RunConfig
+from imcl_core.training.machine import own_random_numbers
 from imcl_core.training.run import Run
 
 MODELS = ("vgg16", "resnet18")
@@ -54,12 +55,12 @@ def checks(device: torch.device) -> Iterator[Check]:
             yield f"gradients {model} {methods}", lambda m=model, n=methods: check_gradients(device, m, n)
 
 
-def random_images(count: int, device: torch.device, classes: int = 100) -> DataSet:
-    """As many of the size of CIFAR's, for training and for the test."""
+def random_images(count: int, device: torch.device) -> DataSet:
+    """As many of the size of CIFAR's, in 100 classes, for training and for the test."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
-    split, half = Split(pixels, torch.randint(classes, (count,), generator=draw)), torch.full((3,), 0.5)
-    return DataSet("random", tuple(map(str, range(classes))), split, split, half, half / 2).to(device)
+    split, half = Split(pixels, torch.randint(100, (count,), generator=draw)), torch.full((3,), 0.5)
+    return DataSet("random", tuple(map(str, range(100))), split, split, half, half / 2).to(device)
 
 
 def check_gradients(device: torch.device, model: str, methods: str) -> None:
@@ -119,8 +120,7 @@ def check_resume(device: torch.device) -> None:
 
 def _run(methods: str, device: torch.device, graphed: bool | None = None, **settings: float) -> Run:
     config = RunConfig(dataset="cifar100", profile="cpu", methods=methods, **settings)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with own_random_numbers(device):
         run = Run(config, random_images(1_024, device), device, graphed)
     run.collaboration.train()
     return run

@@ -15,7 +15,7 @@ from imcl_core.data.sets import DataSet
 from imcl_core.networks import build
 from imcl_core.study.gpu.checks import ALL, random_images
 from imcl_core.training.config import RunConfig
-from imcl_core.training.machine import forget_peak, peak_memory
+from imcl_core.training.machine import forget_peak, own_random_numbers, peak_memory
 from imcl_core.training.run import Run
 
 MODELS = ("resnet18", "vgg16")
@@ -73,9 +73,8 @@ def method_row(config: RunConfig, device: torch.device, steps: int) -> Row:
     """Images a second and the peak of training steps; seconds of evaluating 10,000 images, and of starting."""
     began = time.monotonic()
     data = random_images(IMAGES, device)
-    cuda = [device] if device.type == "cuda" else []
     forget_peak(device)
-    with torch.random.fork_rng(devices=cuda):
+    with own_random_numbers(device):
         run = Run(config, data, device)
         run.collaboration.train()
         starts = itertools.cycle(range(0, len(run.batches) * config.batch_size, config.batch_size))

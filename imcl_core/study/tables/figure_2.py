@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imcl_core.errors import ImclError
+from imcl_core.errors import needed
 from imcl_core.files import write_whole
 from imcl_core.study.grids import BEST, NOISE, SINGLES
 from imcl_core.study.ledger import Ledger
@@ -45,11 +45,7 @@ def draw_figure_2(
     `errors[methods][noise]`: a value a seed. The paper prints few numbers of it: errors without noise, `printed`, are
     crosses; its `gain` over the baseline at the highest noise is written down. `ImclError` without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImclError("Figure 2 is drawn with matplotlib: install it with pip install 'imcl-core[study]'.") from None
-    figure = Figure((6.5, 3.8), layout="constrained")
+    figure = needed("matplotlib.figure", "matplotlib", "study").Figure((6.5, 3.8), layout="constrained")
     axis = figure.subplots()
     for place, (methods, by_noise) in enumerate(errors.items()):
         shade, shift = f"C{place}", 0.5 * (place - (len(errors) - 1) / 2)

@@ -35,9 +35,9 @@ class Figure:
     value: float
 
 
-def paper_figures(path: Path = PAPER) -> dict[str, Figure]:
+def paper_figures() -> dict[str, Figure]:
     """The paper's numbers by `source/dataset/model/method`, in its order."""
-    with path.open(encoding="utf-8") as file:
+    with PAPER.open(encoding="utf-8") as file:
         figures = [Figure(**row | {"value": float(row["value"])}) for row in csv.DictReader(file)]
     return {f"{f.source}/{f.dataset}/{f.model}/{f.method}": f for f in figures}
 
