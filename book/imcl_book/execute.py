@@ -1,14 +1,10 @@
 """Notebooks executed through papermill: one, or all that are not up to date, several at a time."""
 
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,14 @@ from imcl_core.errors import ImclError
 from imcl_core.files import write_if_changed
 from imcl_core.study.executed import run_notebook
 from imcl_core.study.notebook import check_parameters, dumps, normalise, read, tags
+from imcl_core.study.pools import Died, Slots
+
+KERNELS = {  # one thread each, so that sums round alike in every run; figures drawn inline
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
 
 
 def execute(
@@ -79,37 +83,18 @@ def execute_all(paths: Iterable[Path], jobs: int = 1, cache: Path | None = None,
 def _as_they_end(todo: Iterable[Path], jobs: int) -> Iterator[tuple[Path, float, str, str]]:
     """Executes notebooks; gives each with its seconds, why it failed, and what it depended on when it began."""
     waiting, running = deque(todo), {}
-    workers = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_kernels)
-    with workers as pool, _ended_if_interrupted():
+    with Slots([KERNELS] * jobs) as pool:
         while waiting or running:
-            while waiting and len(running) < jobs:  # no more than run: what is submitted cannot be called back
+            while waiting and len(running) < jobs:
                 path = waiting.popleft()
-                running[_submitted(pool, path)] = path
+                running[pool.submit(_timed, path)] = path
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 path = running.pop(future)
-                died = isinstance(future.exception(), BrokenProcessPool)
-                yield path, *((0.0, f"{path}: {future.exception()}", "") if died else future.result())
-
-
-@contextmanager
-def _ended_if_interrupted() -> Iterator[None]:
-    """Ends the workers where something is raised inside: they write files whole, and kernels follow them."""
-    try:
-        yield
-    except BaseException:
-        for worker in active_children():
-            worker.terminate()
-        raise
-
-
-def _submitted(pool: ProcessPoolExecutor, path: Path) -> Future:
-    """The future of a notebook's execution, in a pool that may have lost a worker."""
-    try:
-        return pool.submit(_timed, path)
-    except BrokenProcessPool as error:
-        failed = Future()
-        failed.set_exception(error)
-        return failed
+                try:
+                    result = pool.result(future)
+                except Died as error:
+                    result = 0.0, f"{path}: {error}: run it again.", ""
+                yield path, *result
 
 
 def _timed(path: Path) -> tuple[float, str, str]:
@@ -122,9 +107,3 @@ def _timed(path: Path) -> tuple[float, str, str]:
     except Exception as error:  # a full disk, say: the others are tried all the same
         failure = f"{path}: {type(error).__name__}: {error}"
     return time.perf_counter() - start, failure, depended_on
-
-
-def _quiet_kernels() -> None:
-    """In a worker: one thread a kernel, so that sums round alike in every run; figures drawn inline."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    os.environ.pop("MPLBACKEND", None)

@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from imcl_book import checks, cli, execute, stamps
 from small_notebooks import chapter, outputs
 
 from imcl_core.errors import ImclError
+from imcl_core.study.pools import Here
 
 
 def test_a_rerun_changes_no_byte_and_does_not_touch_the_file(tmp_path):
@@ -97,7 +97,7 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
     path, cache = chapter(tmp_path / "chapter.ipynb", "print(1)"), tmp_path / "cache" / "stamps.json"
     assert cli.main(["execute", "--cache", str(cache), str(path)]) == 0
     assert "[1/1]" in capsys.readouterr().out
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))  # faster
+    monkeypatch.setattr(execute, "Slots", lambda _: Here())  # faster
     assert cli.main(["execute", "--cache", str(cache), str(path)]) == 0
     assert capsys.readouterr().out == "1 of 1 notebooks are up to date.\n"
     path.write_text(path.read_text().replace("print(1)", "1 / 0"))
@@ -107,9 +107,9 @@ def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture
-def threads(monkeypatch):
-    """Threads in place of processes, whose start takes a while; no notebook is really run."""
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+def here(monkeypatch):
+    """This process in place of others, whose start takes a while; no notebook is really run."""
+    monkeypatch.setattr(execute, "Slots", lambda _: Here())
     return monkeypatch
 
 
@@ -126,13 +126,13 @@ def test_a_notebook_that_was_changed_while_it_ran_keeps_the_change(tmp_path, mon
     assert "print(2)" in path.read_text()
 
 
-def test_code_that_was_changed_during_the_run_counts_as_changed(tmp_path, threads, capsys):
+def test_code_that_was_changed_during_the_run_counts_as_changed(tmp_path, here, capsys):
     path, cache = chapter(tmp_path / "chapter.ipynb", "print(1)"), tmp_path / "stamps.json"
     code = tmp_path / "clone" / "imcl_core" / "losses.py"
     code.parent.mkdir(parents=True)
     code.write_text("old")
-    threads.setattr(stamps, "ROOT", tmp_path / "clone")
-    threads.setattr(execute, "execute", lambda path: code.write_text("new"))
+    here.setattr(stamps, "ROOT", tmp_path / "clone")
+    here.setattr(execute, "execute", lambda path: code.write_text("new"))
     execute.execute_all([path], cache=cache)
     execute.execute_all([path], cache=cache)
     execute.execute_all([path], cache=cache)
@@ -142,18 +142,33 @@ def test_code_that_was_changed_during_the_run_counts_as_changed(tmp_path, thread
     ]  # fmt: skip
 
 
-def test_whatever_goes_wrong_the_others_are_run_and_recorded(tmp_path, threads, capsys):
+def test_whatever_goes_wrong_the_others_are_run_and_recorded(tmp_path, here, capsys):
     paths, record = [chapter(tmp_path / f"{name}.ipynb", "1") for name in "abc"], tmp_path / "executions.json"
 
     def run(path):
         if path.stem == "b":
             raise OSError("the disk is full")
 
-    threads.setattr(execute, "execute", run)
+    here.setattr(execute, "execute", run)
     with pytest.raises(ImclError, match="1 of 3 notebooks failed"):
         execute.execute_all(paths, record=record)
     assert "the disk is full" in capsys.readouterr().err
     assert [*json.loads(record.read_text())] == [path.as_posix() for path in paths if path.stem != "b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as on Linux")
+def test_a_worker_that_is_killed_takes_no_other_notebook_with_it(tmp_path, capsys):
+    kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)"
+    paths = [
+        chapter(tmp_path / "a.ipynb", kill),
+        chapter(tmp_path / "b.ipynb", "1"),
+        chapter(tmp_path / "c.ipynb", "1"),
+    ]
+    record = tmp_path / "executions.json"
+    with pytest.raises(ImclError, match="1 of 3 notebooks failed"):
+        execute.execute_all(paths, record=record)
+    assert f"{paths[0]}: its process was killed" in capsys.readouterr().err
+    assert [*json.loads(record.read_text())] == [path.as_posix() for path in paths[1:]]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals as on Linux")
