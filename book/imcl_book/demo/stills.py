@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from imcl_book.demo import small
+from imcl_book.figures.shared import tiles
 from imcl_core import losses
 from imcl_core.collaboration import Collaboration
 from imcl_core.networks.classifier import hierarchical_dropout
@@ -124,19 +125,10 @@ def kernel(networks: Networks) -> Figure:
         covariance = losses.kernel_covariance(weight).fill_diagonal_(-1)
         place = divmod(int(covariance.argmax()), len(covariance))
         for axis, filter_ in zip(pair, place, strict=True):
-            axis.imshow(_tiles(weight[filter_].numpy()), vmin=-3, vmax=3, cmap="RdBu_r")
+            axis.imshow(tiles(weight[filter_].numpy()), vmin=-3, vmax=3, cmap="RdBu_r")
             axis.set(xticks=[], yticks=[])
         pair[0].set_title(f"{kind}: covariance {covariance.max():.2f}", loc="left")
     return figure
-
-
-def _tiles(filter_: np.ndarray) -> np.ndarray:
-    """The channels (C, kh, kw) of a filter in a grid, in units of its deviation."""
-    standard = np.pad((filter_ - filter_.mean()) / filter_.std(), ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)
-    columns = int(np.ceil(len(standard) ** 0.5))
-    blank = np.full((-len(standard) % columns, *standard.shape[1:]), np.nan)
-    grid = np.concatenate([standard, blank]).reshape(-1, columns, *standard.shape[1:])
-    return grid.swapaxes(1, 2).reshape(-1, columns * standard.shape[2])[:-1, :-1]
 
 
 @torch.enable_grad()

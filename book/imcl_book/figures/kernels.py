@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from imcl_book.figures.shared import by_depth, gains_beside_the_paper, matrices
+from imcl_book.figures.shared import by_depth, gains_beside_the_paper, matrices, tiles
 from imcl_book.figures.style import colour, legend_above, panels, styled
 
 __all__ = ["by_depth", "filter_pairs", "gains_beside_the_paper", "matrices", "redundancy"]
@@ -21,7 +21,7 @@ def filter_pairs(rows: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]
     figure, axes = panels(len(pairs), 2, 3.4, 1.75 * len(pairs) + 0.6)
     for line, (name, title, *filters) in zip(axes, pairs, strict=True):
         for axis, kernel in zip(line, filters, strict=True):
-            image = axis.imshow(_tiles((kernel - kernel.mean()) / kernel.std()), vmin=-3, vmax=3, cmap="PuOr")
+            image = axis.imshow(tiles(kernel), vmin=-3, vmax=3, cmap="PuOr")
             axis.set(xticks=[], yticks=[])
         line[0].set_title(title, loc="left", fontsize=9)
         line[0].set_ylabel(name)
@@ -44,12 +44,3 @@ def redundancy(networks: Mapping[str, Mapping[str, np.ndarray]], bins: np.ndarra
     axes[0, 0].set_ylabel("pairs (%)")
     legend_above(figure, axes[0, 0], columns=2)
     return figure
-
-
-def _tiles(kernel: np.ndarray) -> np.ndarray:
-    """The channels of a filter (C, kh, kw) in a nearly square grid, a blank line between them."""
-    columns = int(np.ceil(len(kernel) ** 0.5))
-    padded = np.pad(kernel, ((0, -len(kernel) % columns), (0, 1), (0, 1)), constant_values=np.nan)
-    padded[len(kernel) :] = np.nan
-    grid = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
-    return grid.reshape(grid.shape[0] * grid.shape[1], -1)[:-1, :-1]

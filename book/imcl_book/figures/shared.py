@@ -202,3 +202,13 @@ def matrices(rows: Mapping[str, Mapping[str, np.ndarray]], label: str, limit: fl
         line[0].set_ylabel(name)
     figure.colorbar(image, ax=axes, label=label, shrink=0.9, location="bottom", aspect=40)
     return figure
+
+
+def tiles(kernel: np.ndarray) -> np.ndarray:
+    """The channels of a filter (C, kh, kw), in units of its deviation, in a nearly square grid with blank lines."""
+    columns = int(np.ceil(len(kernel) ** 0.5))
+    standard = (kernel - kernel.mean()) / kernel.std()
+    padded = np.pad(standard, ((0, -len(kernel) % columns), (0, 1), (0, 1)), constant_values=np.nan)
+    padded[len(kernel) :] = np.nan
+    grid = padded.reshape(-1, columns, *padded.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(grid.shape[0] * grid.shape[1], -1)[:-1, :-1]

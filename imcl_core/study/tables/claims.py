@@ -27,7 +27,7 @@ from imcl_core.study.tables.judge import (
     verdict,
 )
 from imcl_core.study.tables.paper import paper_figures
-from imcl_core.study.tables.write import NAMES, Cell, Table, signed
+from imcl_core.study.tables.write import NAMES, Cell, Table, between, signed
 from imcl_core.training.config import RunConfig
 
 BEST_OF = dict(zip(MODELS, BEST, strict=True))  # what Sec. IV-B recommends for each network
@@ -247,8 +247,8 @@ def _size(verdict: Verdict, show: Callable[[float], str]) -> tuple[str, ...]:
 
 
 def _bounds(verdict: Verdict) -> tuple[str, ...]:
-    bounds = () if verdict.lower is None else (f"{signed(verdict.lower)} to {signed(verdict.upper)}",)
-    return (*bounds, f"n = {verdict.n}") if verdict.n else bounds
+    n = f"n = {verdict.n}" if verdict.n else ""
+    return tuple(filter(None, (between(verdict.lower, verdict.upper), n)))
 
 
 def _outcome(verdict: Verdict) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from imcl_core.study.grids import ABLATIONS, ablation
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.judge import summarise, verdict
 from imcl_core.study.tables.narrow import case_of
-from imcl_core.study.tables.write import NAMES, Cell, Table, method_name, plus_minus, signed
+from imcl_core.study.tables.write import NAMES, Cell, Table, between, method_name, plus_minus, signed
 
 
 def decisions_table(ledger: Ledger) -> Table:
@@ -23,7 +23,6 @@ def decisions_table(ledger: Ledger) -> Table:
         summary, found = summarise(changed, runs), verdict(((1, decided), (-1, changed)), 0.0, ledger)
         setting = next(reversed(change))
         ways = [_value(getattr(config, setting)) for config in (decided, changed)]
-        between = () if found.lower is None else (f"{signed(found.lower)} to {signed(found.upper)}",)
         line = (
             Cell((case_of(decided),)),
             Cell((method_name(methods),), None, runs, profile),
@@ -31,7 +30,7 @@ def decisions_table(ledger: Ledger) -> Table:
             Cell((profile,)),
             Cell((str(len(runs)),), len(runs)),
             Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
-            Cell((signed(found.mean), *between) if found.n else ("",), found.mean),
+            Cell(tuple(filter(None, (signed(found.mean), between(found.lower, found.upper)))) or ("",), found.mean),
         )
         rows.append(line)
         about = {"table": "decisions", "setting": setting, "decided": ways[0], "changed": ways[1]}

@@ -38,17 +38,21 @@ def noise_printed() -> tuple[dict[str, float], float]:
 
 
 def draw_figure_2(
-    errors: Mapping[str, Mapping[float, Sequence[float]]], printed: Mapping[str, float], gain: float
+    errors: Mapping[str, Mapping[float, Sequence[float]]],
+    printed: Mapping[str, float],
+    gain: float,
+    colours: Mapping[str, str] | None = None,
 ) -> "Figure":
     """The paper's Fig. 2: test error (%) by portion of noisy labels, mean and deviation over seeds as error bars.
 
     `errors[methods][noise]`: a value a seed. The paper prints few numbers of it: errors without noise, `printed`, are
-    crosses; its `gain` over the baseline at the highest noise is written down. `ImclError` without matplotlib.
+    crosses; its `gain` over the baseline at the highest noise is written down. `colours` by method: of the style, where
+    none are given. `ImclError` without matplotlib.
     """
     figure = needed("matplotlib.figure", "matplotlib", "study").Figure((6.5, 3.8), layout="constrained")
     axis = figure.subplots()
     for place, (methods, by_noise) in enumerate(errors.items()):
-        shade, shift = f"C{place}", 0.5 * (place - (len(errors) - 1) / 2)
+        shade, shift = colours[methods] if colours else f"C{place}", 0.5 * (place - (len(errors) - 1) / 2)
         axis.plot(shift, printed[methods], "x", color=shade, ms=6)
         found = [(100 * noise + shift, values) for noise, values in by_noise.items() if len(values)]
         axis.errorbar(

@@ -13,7 +13,7 @@ from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, grid
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, paired, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
-from imcl_core.study.tables.write import NAMES, Cell, Table, in_points, method_name, plus_minus, signed
+from imcl_core.study.tables.write import NAMES, Cell, Table, between, in_points, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
 PROFILE = "narrow"
@@ -141,8 +141,8 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
     """A run's line, and its figures."""
     found, printed = (gain.verdict, gain.printed) if gain else (Verdict(""), None)
     summary = summarise(config, runs) | moments(gain.by_seed.values() if gain else ())
-    between = () if found.lower is None else (f"{signed(found.lower)} to {signed(found.upper)}",)
-    ours = (signed(found.mean) + plus_minus(summary["gain_deviation"]), *between) if found.n else ("",)
+    mean = signed(found.mean) + plus_minus(summary["gain_deviation"])
+    ours = tuple(filter(None, (mean, between(found.lower, found.upper)))) or ("",)
     best = f"best {summary['best_mean']:.2f}"
     judged, name = str(found) if printed and printed > 0 else "", _method(config)
     line = (

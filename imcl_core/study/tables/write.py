@@ -133,8 +133,13 @@ def signed(value: float | None) -> str:
 
 def in_points(mean: float, lower: float | None, upper: float | None, n: int) -> str:
     """A gain over n pairs in words, with its bounds where it has any."""
-    between = "" if lower is None else f", from {signed(lower)} to {signed(upper)}"
-    return f"{signed(mean)} points{between}, n = {n}"
+    bounds = "" if lower is None else f", from {between(lower, upper)}"
+    return f"{signed(mean)} points{bounds}, n = {n}"
+
+
+def between(lower: float | None, upper: float | None) -> str:
+    """`+0.12 to +0.34`; nothing where there are no bounds."""
+    return "" if lower is None else f"{signed(lower)} to {signed(upper)}"
 
 
 def plus_minus(deviation: float | None) -> str:
