@@ -11,13 +11,13 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from imcl_core import Collaboration
+from imcl_core import Collaboration, MethodSettings
 from imcl_core.networks import build
 from imcl_core.study.grids import BEST, SINGLES
 from imcl_core.training.machine import kept_memory
@@ -33,7 +33,8 @@ NEIGHBOURS = (
     "predsim",
     "hsic",
 )
-METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS)
+VARIANTS = {"pull-push, no projection": {"methods": "pull-push", "settings": {"pp_projection": "none"}}}
+METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS, *VARIANTS)
 MODELS = ("resnet18", "vgg16")
 BATCH, CLASSES, WIDTH, SIDE = 128, 10, 0.25, 32
 
@@ -41,7 +42,10 @@ BATCH, CLASSES, WIDTH, SIDE = 128, 10, 0.25, 32
 def step_of(methods: str, model: str, half: bool) -> Callable[[], None]:
     """A training step on a batch that stays the same."""
     torch.manual_seed(0)
-    collaboration = Collaboration(build(model, CLASSES, WIDTH), methods, image_shape=(3, SIDE, SIDE))
+    how = VARIANTS.get(methods, {"methods": methods, "settings": {}})
+    settings = MethodSettings(**how["settings"])
+    network = build(model, CLASSES, WIDTH)
+    collaboration = Collaboration(network, how["methods"], settings=settings, image_shape=(3, SIDE, SIDE))
     collaboration = collaboration.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(collaboration.parameters(), 0.01, 0.9, weight_decay=5e-4)
     images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
@@ -73,12 +77,12 @@ def pair(turn: int, baseline: Callable[[], None], step: Callable[[], None]) -> t
     return took[baseline], took[step]
 
 
-def measure(model: str, half: bool, turns: int) -> dict:
+def measure(model: str, half: bool, turns: int, wanted: Sequence[str] = METHODS[1:]) -> dict:
     """Milliseconds of the baseline's step, and every method's over it."""
-    steps = {methods: step_of(methods, model, half) for methods in METHODS}
+    steps = {methods: step_of(methods, model, half) for methods in ("baseline", *wanted)}
     with kept_memory(torch.device("cpu")):  # as a run has it
-        pairs = [{m: pair(turn, steps["baseline"], steps[m]) for m in METHODS[1:]} for turn in range(turns)]
-    over = {m: round(median(turn[m][1] / turn[m][0] for turn in pairs), 3) for m in METHODS[1:]}
+        pairs = [{m: pair(turn, steps["baseline"], steps[m]) for m in wanted} for turn in range(turns)]
+    over = {m: round(median(turn[m][1] / turn[m][0] for turn in pairs), 3) for m in wanted}
     return {
         "model": model,
         "precision": "bfloat16" if half else "float32",
@@ -98,15 +102,22 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a JSON file, of which other rows are kept")
     parser.add_argument("--label", default="now", help="the name of these rows in the file, such as a commit")
+    parser.add_argument("--only", nargs="+", choices=METHODS[1:], metavar="METHODS", help="add these to the rows there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for model in MODELS:
         for half in (False, True):
-            rows.append(measure(model, half, arguments.turns))
+            rows.append(measure(model, half, arguments.turns, arguments.only or METHODS[1:]))
             print(rows[-1], flush=True)
     if arguments.out:
         kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        if arguments.only:
+            there = kept[arguments.label]["rows"]
+            rows = [
+                row | {"over_baseline": row["over_baseline"] | n["over_baseline"]}
+                for row, n in zip(there, rows, strict=True)
+            ]
         made = {"torch": torch.__version__, "processor": processor(), "turns": arguments.turns, "rows": rows}
         arguments.out.write_text(json.dumps(kept | {arguments.label: made}, indent=1) + "\n")
 

@@ -15,6 +15,7 @@ COLUMNS = ("baseline", *SINGLES, *BEST)
 BEFORE = ("baseline-2x", "tree", "multi-instance")  # what the paper compares with or argues against
 COMBINATIONS = tuple("+".join(c) for n in (1, 2, 3, 4) for c in itertools.combinations(SINGLES, n))  # Table III's order
 MODELS = ("vgg16", "resnet18")
+WITHOUT_PROJECTION = {"pp_projection": "none"}  # of `pull-push`, which then costs hardly an operation
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -96,6 +97,11 @@ def _tuned(runs: list[RunConfig]) -> list[RunConfig]:
     return [replace(run, **TUNED_BASELINE) for run in runs if run.methods == "baseline"]
 
 
+def _without_projection(runs: list[RunConfig]) -> list[RunConfig]:
+    """Those of `pull-push` among `runs`, which then compares the layers' own maps."""
+    return [replace(run, **WITHOUT_PROJECTION) for run in runs if run.methods == "pull-push"]
+
+
 def _narrow(profile: str, seeds: int) -> list[RunConfig]:
     """What two cores can train to the end, by worth: STL-10 with and without augmentation first."""
     networks = ("resnet18", "vgg16")
@@ -110,6 +116,7 @@ def _narrow(profile: str, seeds: int) -> list[RunConfig]:
     return [
         *(run for runs in columns for run in [*runs[:2], *_slow(runs), *runs[2:]]),
         *(run for runs in columns for run in _tuned(runs)),
+        *(run for runs in columns for run in _without_projection(runs)),
         *(run for place in small for run in stl10(*place, methods=("baseline-2x", "tree"))),
         *_runs(profile, seeds, models=("vgg16",), methods=noisy, noise=(0.5,)),
         *(run for s in range(seeds) for run in stl10(s, "resnet18", True, ("baseline", *COMBINATIONS))),
@@ -134,8 +141,12 @@ ABLATIONS = (
     ("pull-push", {"pp_centre": "batch"}),
     ("pull-push", {"pp_normalise": False}),
     ("pull-push", {"pp_projection": "1x1"}),
-    ("pull-push", {"pp_projection": "none"}),
-    ("pull-push", {"model": "vgg16", "pp_projection": "none"}),
+    ("pull-push", WITHOUT_PROJECTION),
+    ("pull-push", {"model": "vgg16"} | WITHOUT_PROJECTION),
+    *(
+        ("pull-push", {"dataset": "stl10", "model": model, "augment": False} | WITHOUT_PROJECTION)
+        for model in ("resnet18", "vgg16")
+    ),
     ("pull-push", {"pp_push": (0.1, 0.0)}),
     ("pull-push", {"pp_push": (0.1, 0.0), "pp_input": "pixels"}),
     ("pull-push", {"attach": "blocks"}),
@@ -224,8 +235,8 @@ def _memory(profile: str, seeds: int) -> list[RunConfig]:
 def _queue(profile: str, seeds: int) -> list[RunConfig]:
     """Everything for a scarce GPU, the most wanted first.
 
-    STL-10 without augmentation, where its baselines come near the paper's; with it the baseline and pull-push; then
-    both data sets' columns, Table III, more seeds, label noise, CIFAR-10.
+    STL-10 without augmentation, where its baselines come near the paper's; with it the baseline and pull-push; either
+    way pull-push without its projection; then both data sets' columns, Table III, more seeds, label noise, CIFAR-10.
     """
     both, networks = ("stl10", "cifar100"), ("resnet18", "vgg16")
     plain, usual = (
@@ -234,8 +245,8 @@ def _queue(profile: str, seeds: int) -> list[RunConfig]:
     )
     noisy = _runs(profile, 1, models=("vgg16",), methods=("baseline", *SINGLES, BEST[0]), noise=(0.5,))
     return [
-        *(replace(run, augment=False) for run in plain),
-        *usual,
+        *(first := [*(replace(run, augment=False) for run in plain), *usual]),
+        *_without_projection(first),
         *(run for m in COLUMNS for run in _runs(profile, 1, datasets=both, models=networks, methods=(m,))),
         *_table_3(profile, 1),
         *_before(profile, 1),

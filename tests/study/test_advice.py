@@ -73,7 +73,9 @@ def test_without_records_there_is_no_sentence(tmp_path):
 
 def test_memory_is_counted(monkeypatch):
     monkeypatch.undo()
-    assert 1 < advice._memory("stl10", "vgg16", "mid") < 2
+    assert 1 < advice._memory("stl10", "vgg16", "mid", "3x3") < 2
+    bare, projected = (advice._memory("stl10", "vgg16", "pull-push", way) for way in ("none", "3x3"))
+    assert 1 < bare < projected
 
 
 def test_a_gain_is_told_with_a_verdict_where_the_paper_claims_one(tmp_path):

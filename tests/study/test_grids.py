@@ -1,6 +1,7 @@
 """The lists of runs: the paper's cells, in the order of their worth, and what is searched and ablated."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -11,7 +12,7 @@ from imcl_core.study.grids import ABLATIONS, BEFORE, COLUMNS, COMBINATIONS, abla
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("table-1", 32), ("table-2", 48), ("table-3", 32), ("figure-2", 36), ("study", 18), ("queue", 87)],
+    [("table-1", 32), ("table-2", 48), ("table-3", 32), ("figure-2", 36), ("study", 18), ("queue", 91)],
 )
 def test_grids_hold_the_papers_cells(name, count):
     configs = grid(name)
@@ -36,8 +37,10 @@ def test_table_3_is_in_the_papers_order_and_the_queue_starts_with_what_settles_m
     assert not any(config.augment for config in plain) and all(config.augment for config in usual)
     assert {(c.model, c.methods) for c in plain} == {(model, name) for model in networks for name in COLUMNS}
     assert [(c.model, c.methods) for c in usual] == [(model, name) for model in networks for name in methods]
-    assert {config.dataset for config in queue[:18]} == {"stl10"}
-    columns = queue[14:42]
+    bare = [(c.model, c.methods, c.augment, c.pp_projection) for c in queue[18:22]]
+    assert {*bare} == {(m, "pull-push", a, "none") for m, a in itertools.product(networks, (True, False))}
+    assert {config.dataset for config in queue[:22]} == {"stl10"}
+    columns = [*usual, *queue[22:46]]
     assert {c.methods for c in columns} == {*COLUMNS} and {c.dataset for c in columns} == {"stl10", "cifar100"}
 
 

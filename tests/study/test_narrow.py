@@ -7,7 +7,7 @@ from made_records import cell, record, write
 
 from imcl_core.study import grids, tables
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables import judge, narrow
+from imcl_core.study.tables import advice, judge, narrow
 
 
 def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(tmp_path):
@@ -98,12 +98,35 @@ def test_a_gain_is_told_in_a_sentence_with_its_bounds_and_the_verdict(tmp_path):
 def test_the_reproduction_counts_the_cells_it_set_out_to_run_whatever_else_has_records(tmp_path):
     place = {"dataset": "stl10", "profile": "narrow", "model": "vgg16"}
     write(tmp_path, *(record(30, seed=s, methods="baseline", **place) for s in range(3)), record(29, **place))
-    sentence = "Of its 87 cells, 2 have a run and 1 have 3 seeds or more."
+    sentence = "Of its 91 cells, 2 have a run and 1 have 3 seeds or more."
     assert narrow.reached(Ledger(tmp_path)) == sentence
     write(tmp_path, record(29, methods="cutout", **place))  # a neighbour, and a trial of the search for weights
     write(tmp_path, record(40, methods="kernel", model="vgg16", profile="narrow", **grids.SEARCH))
     table = tables.table("narrow", Ledger(tmp_path))
     assert sentence in table.note and len(table.rows) == 3
+
+
+def test_pull_push_without_its_projection_is_a_row_of_its_own_of_which_the_paper_claims_nothing(tmp_path):
+    place = {"dataset": "stl10", "profile": "narrow", "model": "vgg16"}
+    for methods, change, errors in (
+        ("baseline", {}, (34.0, 33.0, 35.0)),
+        ("pull-push", {}, (32.0, 32.0, 33.0)),
+        ("pull-push", grids.WITHOUT_PROJECTION, (30.0, 30.0, 30.5)),
+    ):
+        write(tmp_path, *(record(e, seed=s, methods=methods, **place, **change) for s, e in enumerate(errors)))
+    known = {gain.method: gain for gain in narrow.gains(Ledger(tmp_path))}
+    assert [*known] == ["pull-push", "pull-push, no projection"]
+    found = known["pull-push, no projection"]
+    assert found.printed is None and not found.verdict.outcome and found.verdict.mean == pytest.approx(23 / 6)
+    assert len(narrow.told(Ledger(tmp_path), "pull-push")) == 1
+    assert [*narrow.beside_the_paper(Ledger(tmp_path))["VGG-16 on STL-10"]["pull-push"]["augmented"]] == [2.0, 1.0, 2.0]
+    times = {("vgg16", "pull-push"): 2.0, ("vgg16", "pull-push, no projection"): 1.1}
+    counted = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advice, "_memory", lambda *case: counted.append(case) or 1.5)
+        rows = advice.choices(Ledger(tmp_path), times).set_index("method")
+    assert list(rows.time) == [1.1, 2.0] and list(rows.index) == ["pull-push, no projection", "pull-push"]
+    assert counted == [("stl10", "vgg16", "pull-push", way) for way in ("3x3", "none")]
 
 
 def test_an_empty_reproduction_is_a_table_too(tmp_path):

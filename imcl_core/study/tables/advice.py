@@ -10,8 +10,8 @@ import pandas as pd
 from imcl_core.measure import memory
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.judge import SEEDS
-from imcl_core.study.tables.narrow import PROFILE, gains
-from imcl_core.study.tables.write import in_points
+from imcl_core.study.tables.narrow import PROFILE, Gain, gains
+from imcl_core.study.tables.write import in_points, method_name
 from imcl_core.training.config import RunConfig
 
 HELPS, HURTS, OPEN, UNKNOWN = "helps", "hurts", "no difference seen", "too few runs"
@@ -28,7 +28,7 @@ def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFr
     """A row for every method with a gain in a case: network and data. The best of a case by its lower bound first.
 
     Prices are of a training step, as multiples of the baseline's: `memory` counted, which takes a second or two a
-    method, `time` from `times`, by network and methods, NaN where it is not measured.
+    method, `time` from `times`, by network and methods (or as a row is headed), NaN where it is not measured.
     """
     rows: list[dict[str, Any]] = []
     for gain in gains(ledger):
@@ -37,8 +37,8 @@ def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFr
             {
                 "network and data": gain.case, "method": gain.method, "n": found.n, "gain": found.mean,
                 "lower": found.lower, "upper": found.upper, "word": word(found.n, found.lower, found.upper),
-                "time": 1.0 if config.methods == "baseline" else times.get((config.model, config.methods), math.nan),
-                "memory": _memory(config.dataset, config.model, config.methods),
+                "time": 1.0 if config.methods == "baseline" else _time(gain, times),
+                "memory": _memory(config.dataset, config.model, config.methods, config.pp_projection),
             }
         )  # fmt: skip
     columns = ("network and data", "method", "n", "gain", "lower", "upper", "word", "time", "memory")
@@ -48,10 +48,17 @@ def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFr
     return frame.sort_values(["place", "lower", "gain"], ascending=[True, False, False]).drop(columns="place")
 
 
+def _time(gain: Gain, times: Mapping[tuple[str, str], float]) -> float:
+    config = gain.config
+    named = config.methods if gain.method == method_name(config.methods) else gain.method
+    return times.get((config.model, named), math.nan)
+
+
 @functools.cache
-def _memory(dataset: str, model: str, methods: str) -> float:
+def _memory(dataset: str, model: str, methods: str, projection: str) -> float:
     """Of a step in `narrow`, as a multiple of the baseline's."""
-    configs = [RunConfig(dataset=dataset, model=model, methods=m, profile=PROFILE) for m in (methods, "baseline")]
+    place = {"dataset": dataset, "model": model, "profile": PROFILE, "pp_projection": projection}
+    configs = [RunConfig(methods=m, **place) for m in (methods, "baseline")]
     held, of_baseline = (memory.count(config).total for config in configs)
     return held / of_baseline
 

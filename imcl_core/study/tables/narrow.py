@@ -1,7 +1,6 @@
 """The narrow reproduction: what each method gains over the baseline there, beside what the paper prints."""
 
 import dataclasses
-import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, grid
+from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, WITHOUT_PROJECTION, grid
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, paired, summarise, verdict
 from imcl_core.study.tables.paper import paper_figures
@@ -95,7 +94,7 @@ def beside_the_paper(
 
 def told(ledger: Ledger, method: str) -> list[str]:
     """A sentence for each network and data set on which `method` has a pair of runs: its gain, and a verdict if any."""
-    found = [gain for gain in gains(ledger) if gain.config.methods == method and gain.by_seed]
+    found = [gain for gain in gains(ledger) if gain.method == method_name(method) and gain.by_seed]
     return [f"{gain.case}: {_told(gain.verdict)}" for gain in found] or ["No pair of runs yet."]
 
 
@@ -160,28 +159,27 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
 
 
 def _method(config: RunConfig) -> str:
-    """As a row is headed; a baseline at another rate or decay says so."""
-    if not _off_recipe(config):
-        return method_name(config.methods)
-    tuned = (config.lr, config.weight_decay) == tuple(TUNED_BASELINE.values())
-    return method_name(config.methods) + (" tuned" if tuned else " at half its rate")
+    """As a row is headed; what is not by the paper's recipe or by default says so."""
+    changed = _changed(config)
+    if changed == WITHOUT_PROJECTION:
+        return f"{method_name(config.methods)}, no projection"
+    if changed.keys() & {"lr", "weight_decay"}:
+        tuned = (config.lr, config.weight_decay) == tuple(TUNED_BASELINE.values())
+        return method_name(config.methods) + (" tuned" if tuned else " at half its rate")
+    return method_name(config.methods)
 
 
-def _off_recipe(config: RunConfig) -> bool:
-    return (config.lr, config.weight_decay) != _recipe(config.dataset, config.profile)
-
-
-@functools.cache
-def _recipe(dataset: str, profile: str) -> tuple[float, float]:
-    """The paper's learning rate and weight decay."""
-    usual = RunConfig(dataset=dataset, profile=profile)
-    return usual.lr, usual.weight_decay
+def _changed(config: RunConfig) -> dict[str, Any]:
+    """The settings in which it differs from its method by the recipe and by default, in the same place."""
+    place = ("dataset", "model", "methods", "noise", "augment", "profile", "seed")
+    usual = RunConfig(**{name: getattr(config, name) for name in place}).identity()
+    return {name: value for name, value in config.identity().items() if usual.get(name) != value}
 
 
 def _printed(config: RunConfig) -> float | None:
     """The paper's gain over its baseline, in points."""
     figures = paper_figures()
-    if _off_recipe(config):
+    if _changed(config):
         return None
     if config.noise:
         key = f"figure2/{config.dataset}-noise{100 * config.noise:.0f}/{config.model}/{config.methods}"
