@@ -9,7 +9,6 @@ the machine take part in neither.
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from imcl_core import Collaboration, MethodSettings
 from imcl_core.networks import build
 from imcl_core.study.grids import BEST, SINGLES
-from imcl_core.training.machine import kept_memory
+from imcl_core.training.machine import device_name, kept_memory
 
 NEIGHBOURS = (
     "label-smoothing",
@@ -91,18 +90,14 @@ def measure(model: str, half: bool, turns: int, wanted: Sequence[str] = METHODS[
     }
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a JSON file, of which other rows are kept")
     parser.add_argument("--label", default="now", help="the name of these rows in the file, such as a commit")
-    parser.add_argument("--only", nargs="+", choices=METHODS[1:], metavar="METHODS", help="add these to the rows there")
+    parser.add_argument(
+        "--only", nargs="+", choices=METHODS[1:], metavar="METHODS", help="add these to the rows in --out"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -112,14 +107,14 @@ def main() -> None:
             print(rows[-1], flush=True)
     if arguments.out:
         kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+        made = {"torch": torch.__version__, "processor": device_name(torch.device("cpu")), "turns": arguments.turns}
         if arguments.only:
-            there = kept[arguments.label]["rows"]
+            made = kept[arguments.label]
             rows = [
-                row | {"over_baseline": row["over_baseline"] | n["over_baseline"]}
-                for row, n in zip(there, rows, strict=True)
+                row | {"over_baseline": row["over_baseline"] | new["over_baseline"]}
+                for row, new in zip(made["rows"], rows, strict=True)
             ]
-        made = {"torch": torch.__version__, "processor": processor(), "turns": arguments.turns, "rows": rows}
-        arguments.out.write_text(json.dumps(kept | {arguments.label: made}, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(kept | {arguments.label: made | {"rows": rows}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from imcl_core.methods.pull_push import PullPush
 from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, WITHOUT_PROJECTION, grid
 from imcl_core.study.ledger import Ledger, Run
 from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, paired, summarise, verdict
@@ -129,7 +130,7 @@ def narrow_table(ledger: Ledger) -> Table:
     )
     columns = ("network and data", "method", "n", "error", "gain", "paper's gain", "verdict (proxy)")
     text = (
-        "dataset", "model", "augment", "noise", "method", "lr", "n", "last_mean", "last_deviation",
+        "dataset", "model", "augment", "noise", "method", "lr", "projection", "n", "last_mean", "last_deviation",
         "gain", "lower", "upper", "pairs", "paper_gain", "verdict",
     )  # fmt: skip
     frame = pd.DataFrame(data, columns=None if data else ("table", *text))
@@ -153,7 +154,8 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
         Cell((signed(printed),), printed),
         Cell(tuple(textwrap.wrap(judged, 14))),  # narrow lines
     )
-    figures = {"table": "narrow", "augment": config.augment, "lr": config.lr} | summary
+    projection = config.pp_projection if PullPush in config.terms else ""
+    figures = {"table": "narrow", "augment": config.augment, "lr": config.lr, "projection": projection} | summary
     figures |= {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
     return line, figures | {"paper_gain": printed, "verdict": judged}
 
