@@ -8,7 +8,6 @@ same turn. Memory: the resident peak of a process that runs a few steps of one o
 import argparse
 import json
 import multiprocessing
-import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from step_cpu import seconds
 
 from imcl_core import Collaboration
+from imcl_core.training.machine import device_name
 
 MODEL, BATCH, CLASSES, SIDE = "resnet50", 8, 100, 224
 METHODS = ("baseline", "kernel")
@@ -58,7 +58,7 @@ def measure(turns: int) -> dict:
     taken = [{methods: seconds(step) for methods, step in steps.items()} for _ in range(turns)]
     return {
         "model": MODEL, "batch": BATCH, "side": SIDE, "turns": turns,
-        "torch": torch.__version__, "timm": timm.__version__, "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__, "timm": timm.__version__, "processor": device_name(torch.device("cpu")),
         "baseline_s": round(median(turn["baseline"] for turn in taken), 2),
         "kernel_over_baseline": round(median(turn["kernel"] / turn["baseline"] for turn in taken), 3),
         "peak_gb": dict(zip(METHODS, (round(peak, 2) for peak in peaks), strict=True)),
