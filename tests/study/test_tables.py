@@ -245,6 +245,10 @@ def test_figure_2_without_runs_says_so(tmp_path):
 def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(tmp_path):
     none = tables.table("decisions", Ledger(tmp_path))
     assert not none.rows and "attach blocks of mid" in none.note and "mid_own" in none.note
+    assert ", weight_decay (ImageNet32), " in none.note
+    assert ", pp_projection none (STL-10, VGG-16, no augmentation), " in none.note
+    *_, unknown = none.note.rpartition("Not run yet: ")
+    assert unknown.count(", ") - 4 == len(grids.ABLATIONS) - 1  # within brackets there are four more
 
     def runs(profile, errors_changed, errors_decided):
         for errors, which in ((errors_changed, 0), (errors_decided, 1)):

@@ -56,8 +56,10 @@ def _named(methods: str, change: dict[str, Any]) -> str:
     """A decision in words that tell it from the others."""
     *place, setting = change
     value = f" {change[setting]}" if isinstance(change[setting], str) else ""
-    where = "".join(f" on {NAMES[change[name]]}" for name in place if name in ("dataset", "model"))
-    return f"{setting}{value}" + (f" of {methods}" if setting == "attach" else where)
+    where = [NAMES.get(change[name], "no augmentation") for name in place if name in ("dataset", "model", "augment")]
+    return f"{setting}{value}" + (
+        f" of {methods}" if setting == "attach" else f" ({', '.join(where)})" if where else ""
+    )
 
 
 def _value(value: Any) -> str:
