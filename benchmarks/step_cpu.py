@@ -99,6 +99,13 @@ def main() -> None:
         "--only", nargs="+", choices=METHODS[1:], metavar="METHODS", help="add these to the rows in --out"
     )
     arguments = parser.parse_args()
+    kept = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else {}
+    made = {"torch": torch.__version__, "processor": device_name(torch.device("cpu")), "turns": arguments.turns}
+    before = kept.get(arguments.label, {})
+    if arguments.only and before | made != before:
+        parser.error(
+            f"--only adds to rows in --out named {arguments.label!r}, which were made with {made}: there are none"
+        )
     torch.set_num_threads(1)
     rows = []
     for model in MODELS:
@@ -106,13 +113,10 @@ def main() -> None:
             rows.append(measure(model, half, arguments.turns, arguments.only or METHODS[1:]))
             print(rows[-1], flush=True)
     if arguments.out:
-        kept = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-        made = {"torch": torch.__version__, "processor": device_name(torch.device("cpu")), "turns": arguments.turns}
         if arguments.only:
-            made = kept[arguments.label]
             rows = [
                 row | {"over_baseline": row["over_baseline"] | new["over_baseline"]}
-                for row, new in zip(made["rows"], rows, strict=True)
+                for row, new in zip(before["rows"], rows, strict=True)
             ]
         arguments.out.write_text(json.dumps(kept | {arguments.label: made | {"rows": rows}}, indent=1) + "\n")
 

@@ -24,12 +24,12 @@ class Range:
         for entry in value if isinstance(value, tuple) else (value,):
             if self.one_of:
                 check_choice(f"value of setting {name}", entry, self.one_of)
+            if type(entry) is float and not math.isfinite(entry):
+                raise ImclError(f"Setting {name} must be a finite number, not {entry}.")
             if type(entry) in (int, float) and not self._holds(entry):
                 raise ImclError(f"Setting {name} must {self._words()}, not {entry}.")
 
     def _holds(self, number: float) -> bool:
-        if type(number) is float and not math.isfinite(number):
-            return False
         high_enough = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
         return high_enough and (self.most is None or number <= self.most)
 
@@ -38,7 +38,7 @@ class Range:
             return f"lie between {_shown(self.least)} and {_shown(self.most)}"
         words = {"at least": self.least, "more than": self.above, "at most": self.most}
         bounds = [f"{word} {_shown(bound)}" for word, bound in words.items() if bound is not None]
-        return f"be {' and '.join(bounds) or 'a finite number'}"
+        return f"be {' and '.join(bounds)}"
 
 
 def _shown(number: float) -> str:

@@ -105,7 +105,9 @@ def test_a_setting_without_a_range_is_finite():
 )
 def test_a_range_says_the_bounds_it_has(bounds, says):
     with pytest.raises(ImclError, match=says):
-        Range(**bounds).check("x", math.inf if "most" in bounds else -1)
+        Range(**bounds).check("x", 7 if "most" in bounds else -1)
+    with pytest.raises(ImclError, match="must be a finite number, not inf"):
+        Range(**bounds).check("x", math.inf)
 
 
 def test_every_record_is_still_in_range():

@@ -62,14 +62,19 @@ def find_modules(network: nn.Module, patterns: str | Sequence[str]) -> list[tupl
     for pattern in patterns:
         if not isinstance(pattern, str):
             such = f", such as {known[-1]!r}" if known else ""
-            raise ImclError(f"Modules are named by strings{such}, not by a {type(pattern).__name__}.")
+            raise ImclError(f"Modules are named by strings{such}, not by {_described(pattern)}.")
         matches = [pattern] if pattern in known else [name for name in known if _matches(name, pattern)]
         if not matches:
-            hint = nearest(pattern, known) or f" It has: {', '.join(name for name, _ in network.named_children())}."
+            has = ", ".join(name for name, _ in network.named_children())
+            hint = nearest(pattern, known) or (f" It has: {has}." if has else " It is one module by itself.")
             raise ImclError(f"The network has no module {pattern!r}.{hint}")
         for name in matches:
             found[name] = found.get(name, False) or name == pattern
     return list(found.items())
+
+
+def _described(pattern: object) -> str:
+    return f"a {type(pattern).__name__}" if isinstance(pattern, nn.Module) else repr(pattern)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -153,8 +153,11 @@ class Sites:
 
 
 def _activates(call: Call) -> bool:
-    """Whether a call stands between a linear layer and what takes its hidden units: normalisation, an activation."""
-    return not isinstance(call.module, nn.Linear | nn.Dropout)
+    """Whether a call only changes hidden units, one by one: normalisation, an activation; no dropout, no reshaping."""
+    with_parameters = nn.BatchNorm1d | nn.LayerNorm | nn.RMSNorm | nn.PReLU
+    others = nn.Flatten | nn.Unflatten | nn.Dropout | nn.Dropout1d | nn.AlphaDropout | nn.FeatureAlphaDropout
+    plain = not isinstance(call.module, others) and not list(call.module.parameters())
+    return plain or isinstance(call.module, with_parameters)
 
 
 def _last_kernels(network: Network, pointwise: bool) -> list[str]:

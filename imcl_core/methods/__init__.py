@@ -1,5 +1,6 @@
 """The methods, a file each. Their order in `TERMS` is the order in which names are written, and so names records."""
 
+import re
 import warnings
 from importlib.metadata import entry_points
 
@@ -53,6 +54,9 @@ STRUCTURES = (*WIDER, *PATTERNS)  # networks that the paper compares with; each 
 TERMS: dict[str, type[Term]] = {term.name: term for term in (*PAPER, *NEIGHBOURS)}
 
 
+_NAME = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")  # as in a command and in a record's file
+
+
 def register(term: type[Term]) -> type[Term]:
     """Makes a term of your own known by its name; a decorator. Names and settings are one of a kind.
 
@@ -60,8 +64,9 @@ def register(term: type[Term]) -> type[Term]:
     `RunConfig` and the command line take what packages bring by an entry point in `imcl_core.methods`.
     """
     name = getattr(term, "name", None)
-    if not isinstance(name, str) or "+" in name or name in ("", "baseline", *STRUCTURES):
-        raise ImclError(f"{term.__name__} needs a name of its own, a string without '+', not {name!r}: name = 'mine'.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in ("baseline", *STRUCTURES):
+        own = "letters, digits and hyphens"
+        raise ImclError(f"{term.__name__} needs a name of its own, of {own}, not {name!r}: name = 'mine'.")
     before = TERMS.get(name)
     if before and before.__module__ != term.__module__:
         raise ImclError(f"There is a term {name!r} already: choose another name.")

@@ -1,13 +1,13 @@
 """A notebook is run again when anything has changed that its outputs depend on; what its run took is recorded."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from imcl_book import cli, execute, stamps
 from small_notebooks import chapter
 
+from imcl_core.study.pools import Here
 from imcl_core.training.machine import choose_device, device_name
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_the_real_stamp_covers_the_packages(tmp_path, monkeypatch):
 
 
 def test_a_run_is_recorded_with_what_the_book_says_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(execute, "Slots", lambda _: Here())
     monkeypatch.setattr(execute, "_timed", lambda path: (12.4, "broken" if path.stem == "b" else "", ""))
     text = (ROOT / "notebooks" / "1-collaborative-learning.ipynb").read_text(encoding="utf-8")
     for name in "ab":

@@ -82,8 +82,8 @@ def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkey
         "Its surest gain is of out, VGG-16 on STL-10: +2.00 points, from +0.31 to +3.69, n = 3; the paper prints +3.90."
     )
     assert sizes.tested_gains() == (
-        "Of 2 tests of the paper's gains, with augmentation and without, 1 support the gain, 1 do not, and 0 leave it "
-        "open."
+        "Tests of the paper's gains, each with augmentation or without: 2. Supported: 1; less than half of what is "
+        "printed: 1, though a gain in 0 of them; open: 0."
     )
     assert sizes.surest_neighbour() == ""
     write(tmp_path, *(record(28 - s, seed=s, methods="hsic", **place) for s in range(3)))

@@ -43,6 +43,21 @@ def test_decov_reads_hidden_units_behind_their_normalisation_and_activation():
     assert all(found[name].item() == pytest.approx(weight * expected[name].item(), rel=1e-4) for name in found)
 
 
+@pytest.mark.parametrize(
+    ("behind", "read"),
+    [
+        ((nn.SELU(), nn.AlphaDropout(0.0)), 2),
+        ((nn.LayerNorm(6), nn.PReLU(), nn.Dropout(0.0)), 3),
+        ((nn.ReLU(), nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 6, 1), nn.Flatten()), 2),
+    ],
+)
+def test_decov_stops_at_what_does_not_change_hidden_units_one_by_one(behind, read):
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 8 * 8, 6), *behind, nn.Linear(6, 3))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), head)
+    (place,) = Collaboration(network, "decov", image_shape=(3, 8, 8))._terms["decov"].reads
+    assert place.source == f"1.{read}"
+
+
 def test_decov_reads_every_hidden_layer_of_the_classifier_and_no_other():
     collaboration = make("decov", dropout=0.0, decov_weight=0.1)
     images, labels = make_batch()

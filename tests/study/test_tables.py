@@ -266,7 +266,7 @@ def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(
     lower, upper = judge.bounds([-1.0, -2.0])
     assert [c.lines for c in found.rows[1]] == [
         ("ResNet-18 on STL-10",), ("mid",), ("mid_own",), ("False",), ("True",), ("narrow",), ("3",), ("84.00 ± 5.29",),
-        ("−1.50", f"{writing.signed(lower)} to {writing.signed(upper)}"),
+        ("−1.50", f"{writing.signed(lower)} to {writing.signed(upper)}", "2 pairs"),
     ]  # fmt: skip
     assert found.rows[0][0].lines == ("ResNet-18 on CIFAR-100",)
     assert {len(row) for row in found.rows} == {len(found.columns)}

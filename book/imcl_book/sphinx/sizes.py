@@ -94,14 +94,16 @@ def narrow_coverage() -> str:
 
 def tested_gains() -> str:
     """What became of the paper's gains in the narrow reproduction, in a sentence; nothing where none was tested."""
-    found = [gain.verdict.outcome for gain in gains(open_ledger(RESULTS)) if gain.verdict.n and gain.verdict.outcome]
+    found = [gain.verdict for gain in gains(open_ledger(RESULTS)) if gain.verdict.n and gain.verdict.outcome]
     if not found:
         return ""
-    kinds = [found.count(kind) for kind in (SUPPORTED, NOT_SUPPORTED, TOO_LITTLE)]
+    outcomes = [verdict.outcome for verdict in found]
+    less = sum(verdict.outcome == NOT_SUPPORTED and verdict.lower > 0 for verdict in found)
     return (
-        "Of {} tests of the paper's gains, with augmentation and without, {} support the gain, {} do not, and {} leave "
-        "it open."
-    ).format(len(found), *kinds)
+        f"Tests of the paper's gains, each with augmentation or without: {len(found)}. Supported: "
+        f"{outcomes.count(SUPPORTED)}; less than half of what is printed: {outcomes.count(NOT_SUPPORTED)}, "
+        f"though a gain in {less} of them; open: {outcomes.count(TOO_LITTLE)}."
+    )
 
 
 def surest_gain() -> str:

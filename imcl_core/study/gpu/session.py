@@ -19,7 +19,7 @@ from imcl_core.study.batch import run_batch
 from imcl_core.study.gpu import checks, speeds
 from imcl_core.study.records import existing
 from imcl_core.study.speeds import Measured, Speeds
-from imcl_core.training.config import RunConfig
+from imcl_core.training.config import RunConfig, as_fast, fields_of
 from imcl_core.training.machine import environment
 
 CHECKS_SECONDS = 85
@@ -143,4 +143,10 @@ def _as_measured(row: dict[str, Any], configs: Sequence[RunConfig]) -> dict[tupl
     """What a row says of the runs like it: those of this network and methods on images of 32 pixels."""
     found = Measured(row["images_per_s"], row["evaluation_seconds"] / speeds.EVALUATED, row["start_seconds"])
     alike = (c for c in configs if (c.model, c.methods, c.side) == (row["model"], row["methods"], 32))
-    return {config.like: [found] for config in alike}
+    return {config.like: [found] for config in alike if _by_default(config)}
+
+
+def _by_default(config: RunConfig) -> bool:
+    """Whether its methods are as they were measured, in all that a step's time depends on."""
+    slower = fields_of(config.terms) - as_fast()
+    return all(getattr(config, name) == getattr(RunConfig, name) for name in slower)

@@ -23,6 +23,8 @@ def decisions_table(ledger: Ledger) -> Table:
         summary, found = summarise(changed, runs), verdict(((1, decided), (-1, changed)), 0.0, ledger)
         setting = next(reversed(change))
         ways = [_value(getattr(config, setting)) for config in (decided, changed)]
+        pairs = f"{found.n} pairs" if found.n and found.n != len(runs) else ""
+        lines = (signed(found.mean), between(found.lower, found.upper), pairs)
         line = (
             Cell((case_of(decided),)),
             Cell((method_name(methods),), None, runs, profile),
@@ -30,7 +32,7 @@ def decisions_table(ledger: Ledger) -> Table:
             Cell((profile,)),
             Cell((str(len(runs)),), len(runs)),
             Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
-            Cell(tuple(filter(None, (signed(found.mean), between(found.lower, found.upper)))) or ("",), found.mean),
+            Cell(tuple(filter(None, lines)) or ("",), found.mean),
         )
         rows.append(line)
         about = {"table": "decisions", "setting": setting, "decided": ways[0], "changed": ways[1]}
@@ -38,8 +40,9 @@ def decisions_table(ledger: Ledger) -> Table:
         data.append(about | summary | gain)
     note = (
         "Errors in percent of the decision taken the other way, at the last epoch: mean ± deviation over n seeds. The "
-        "gain is over the same method as decided, seed by seed, so that below zero speaks for the decision; below, its "
-        "bounds. In the profile narrow networks are narrow: what is better there need not be so at the paper's scale."
+        "gain is over the same method as decided, seed by seed: a negative one speaks for the decision. Under it are "
+        "its bounds. In the profile narrow networks are narrow: what is better there need not be so at the paper's "
+        "scale."
     )
     if unknown:
         note += f" Not run yet: {', '.join(unknown)}."

@@ -161,7 +161,7 @@ def _row(config: RunConfig, runs: tuple[Run, ...], gain: Gain | None) -> tuple[t
 
 
 def _method(config: RunConfig) -> str:
-    """As a row is headed; what is not by the paper's recipe or by default says so."""
+    """As a row is headed: a baseline at another rate or decay, and pull-push without its projection, say so."""
     changed = _changed(config)
     if changed == WITHOUT_PROJECTION:
         return f"{method_name(config.methods)}, no projection"
@@ -174,8 +174,9 @@ def _method(config: RunConfig) -> str:
 def _changed(config: RunConfig) -> dict[str, Any]:
     """The settings in which it differs from its method by the recipe and by default, in the same place."""
     place = ("dataset", "model", "methods", "noise", "augment", "profile", "seed")
-    usual = RunConfig(**{name: getattr(config, name) for name in place}).identity()
-    return {name: value for name, value in config.identity().items() if usual.get(name) != value}
+    usual = RunConfig(**{name: getattr(config, name) for name in place})
+    names = config.identity().keys() | usual.identity().keys()
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
 
 
 def _printed(config: RunConfig) -> float | None:

@@ -97,5 +97,9 @@ def test_a_session_that_is_killed_leaves_what_it_had(tmp_path):
 
 
 def test_what_was_measured_plans_runs_like_it():
+    found = [Measured(1000.0, 0.1 / 10_000, 0.1)]
     configs = [tiny(), tiny(methods="mid"), tiny(model="vgg16")]
-    assert session._as_measured(ROW, configs) == {tiny().like: [Measured(1000.0, 0.1 / 10_000, 0.1)]}
+    assert session._as_measured(ROW, configs) == {tiny().like: found}
+    projected = tiny(methods="pull-push", pp_pull=(0.1, 0.5))
+    configs = [projected, tiny(methods="pull-push", pp_projection="none")]
+    assert session._as_measured(ROW | {"methods": "pull-push"}, configs) == {projected.like: found}
