@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from imcl_core.measure.memory import on_fake_tensors
@@ -52,9 +53,25 @@ def _of_baseline(config: RunConfig) -> float:
 
 @functools.cache
 def _operations(config: RunConfig) -> float:
-    with on_fake_tensors(config) as (images, labels, collaboration), FlopCounterMode(display=False) as counter:
-        collaboration(images, labels).backward()  # local backward passes are inside, and counted
-    return counter.get_total_flops() / config.batch_size
+    with on_fake_tensors(config) as (images, labels, collaboration), _Operations() as counter:
+        collaboration(images, labels).backward()
+    return counter.total / config.batch_size
+
+
+class _Operations(TorchDispatchMode):
+    """Adds up the operations that run inside, those of local backward passes too.
+
+    PyTorch's `FlopCounterMode` does the same, but its hooks on modules cannot bear `torch.autograd.grad` inside,
+    which local terms call that sit behind blocks.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        self.total += formula(*args, **(kwargs or {}), out_val=result) if formula else 0
+        return result
 
 
 def work(configs: Iterable[RunConfig]) -> Work:

@@ -53,6 +53,12 @@ def _counted(config):
     return counter.get_total_flops() / config.batch_size
 
 
+@pytest.mark.parametrize("methods", ["mid", "pull-push"])
+def test_operations_of_local_terms_behind_blocks_are_counted(methods):
+    plain, blocks = (operations(RunConfig(methods=m, attach="blocks", **CASE)) for m in ("baseline", methods))
+    assert plain < blocks
+
+
 def test_operations_do_not_depend_on_what_does_not_change_a_step():
     config = RunConfig(**CASE)
     other = dataclasses.replace(config, seed=3, noise=0.5, epochs=7, milestones=(2,), train_size=640, validation=True)
