@@ -32,7 +32,7 @@ NEIGHBOURS = (
     "predsim",
     "hsic",
 )
-VARIANTS = {"pull-push, no projection": {"methods": "pull-push", "settings": {"pp_projection": "none"}}}
+VARIANTS = {"pull-push without projection": {"methods": "pull-push", "settings": {"pp_projection": "none"}}}
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS, *VARIANTS)
 MODELS = ("resnet18", "vgg16")
 BATCH, CLASSES, WIDTH, SIDE = 128, 10, 0.25, 32

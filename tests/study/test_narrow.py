@@ -115,17 +115,17 @@ def test_pull_push_without_its_projection_is_a_row_of_its_own_of_which_the_paper
     ):
         write(tmp_path, *(record(e, seed=s, methods=methods, **place, **change) for s, e in enumerate(errors)))
     known = {gain.method: gain for gain in narrow.gains(Ledger(tmp_path))}
-    assert [*known] == ["pull-push", "pull-push, no projection"]
-    found = known["pull-push, no projection"]
+    assert [*known] == ["pull-push", "pull-push without projection"]
+    found = known["pull-push without projection"]
     assert found.printed is None and not found.verdict.outcome and found.verdict.mean == pytest.approx(23 / 6)
     assert len(narrow.told(Ledger(tmp_path), "pull-push")) == 1
     assert [*narrow.beside_the_paper(Ledger(tmp_path))["VGG-16 on STL-10"]["pull-push"]["augmented"]] == [2.0, 1.0, 2.0]
-    times = {("vgg16", "pull-push"): 2.0, ("vgg16", "pull-push, no projection"): 1.1}
+    times = {("vgg16", "pull-push"): 2.0, ("vgg16", "pull-push without projection"): 1.1}
     counted = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(advice, "_memory", lambda *case: counted.append(case) or 1.5)
         rows = advice.choices(Ledger(tmp_path), times).set_index("method")
-    assert list(rows.time) == [1.1, 2.0] and list(rows.index) == ["pull-push, no projection", "pull-push"]
+    assert list(rows.time) == [1.1, 2.0] and list(rows.index) == ["pull-push without projection", "pull-push"]
     assert counted == [("stl10", "vgg16", "pull-push", way) for way in ("3x3", "none")]
 
 

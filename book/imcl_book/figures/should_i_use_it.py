@@ -26,8 +26,7 @@ def gains_and_prices(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
     for row, case in zip(axes, cases, strict=True):
         methods = found[found["network and data"] == case].to_dict("records")
         for place, method in enumerate(methods):
-            name = method["method"].partition(",")[0].removesuffix(" tuned").removesuffix(" at half its rate")
-            name = name.replace(" ", "")
+            name = method["method"].replace(" + ", "+").split()[0]
             shade = colour(name) if "+" in name or name in COLOURS else NEIGHBOUR
             fill = "full" if method["n"] >= 3 else "none"
             if pd.notna(method["lower"]):

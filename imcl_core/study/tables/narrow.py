@@ -164,7 +164,7 @@ def _method(config: RunConfig) -> str:
     """As a row is headed: a baseline at another rate or decay, and pull-push without its projection, say so."""
     changed = _changed(config)
     if changed == WITHOUT_PROJECTION:
-        return f"{method_name(config.methods)}, no projection"
+        return f"{method_name(config.methods)} without projection"
     if changed.keys() & {"lr", "weight_decay"}:
         tuned = (config.lr, config.weight_decay) == tuple(TUNED_BASELINE.values())
         return method_name(config.methods) + (" tuned" if tuned else " at half its rate")
