@@ -79,7 +79,7 @@ def test_the_key_names_what_matters():
         ({"model": "resnet-18"}, "resnet18"),
         ({"noise": 1.5}, "between 0 and 1"),
         ({"epochs": 0}, "between 1"),
-        ({"lr": float("nan")}, "lr must be more than 0"),
+        ({"lr": float("nan")}, "lr must be a finite number"),
         ({"seed": True}, "type int"),
         ({"side": 24}, "32×32 pixels: with resnet18, side must be one of 32, 16, 8, not 24"),
         ({"model": "vgg16", "side": 16}, "must be one of 32, not 16"),
