@@ -18,7 +18,7 @@ import torch
 
 from imcl_core import Collaboration, MethodSettings
 from imcl_core.networks import build
-from imcl_core.study.grids import BEST, SINGLES
+from imcl_core.study.grids import BEST, SINGLES, WITHOUT_PROJECTION
 from imcl_core.training.machine import device_name, kept_memory
 
 NEIGHBOURS = (
@@ -32,7 +32,7 @@ NEIGHBOURS = (
     "predsim",
     "hsic",
 )
-VARIANTS = {"pull-push without projection": {"methods": "pull-push", "settings": {"pp_projection": "none"}}}
+VARIANTS = {"pull-push without projection": {"methods": "pull-push", "settings": WITHOUT_PROJECTION}}
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS, *VARIANTS)
 MODELS = ("resnet18", "vgg16")
 BATCH, CLASSES, WIDTH, SIDE = 128, 10, 0.25, 32
