@@ -265,7 +265,7 @@ def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(
     assert (narrow["n"], narrow["pairs"], narrow["last_mean"], narrow["gain"]) == (3, 2, 84.0, -1.5)
     lower, upper = judge.bounds([-1.0, -2.0])
     assert [c.lines for c in found.rows[1]] == [
-        ("ResNet-18 on STL-10",), ("mid",), ("mid_own",), ("False",), ("True",), ("narrow",), ("3",), ("84.00 ± 5.29",),
+        ("ResNet-18 on STL-10",), ("mid",), ("mid_own", "False →", "True"), ("narrow",), ("3",), ("84.00 ± 5.29",),
         ("−1.50", f"{writing.signed(lower)} to {writing.signed(upper)}", "2 pairs"),
     ]  # fmt: skip
     assert found.rows[0][0].lines == ("ResNet-18 on CIFAR-100",)

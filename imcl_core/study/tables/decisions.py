@@ -29,7 +29,7 @@ def decisions_table(ledger: Ledger) -> Table:
     )
     if unknown:
         note += f" Not run yet: {', '.join(unknown)}."
-    columns = ("network and data", "method", "setting", "decided", "changed", "profile", "n", "error", "gain")
+    columns = ("network and data", "method", "decided → changed", "profile", "n", "error", "gain")
     shown = (
         "dataset", "model", "method", "setting", "decided", "changed", "profile", "n", "last_mean", "last_deviation",
         "gain", "lower", "upper", "pairs",
@@ -51,7 +51,7 @@ def _row(
     line = (
         Cell((case_of(decided),)),
         Cell((method_name(changed.methods),), None, runs, changed.profile),
-        *(Cell(tuple(text.split(", "))) for text in (setting, *ways)),
+        Cell((setting, f"{ways[0]} →", *ways[1].split(", "))),  # narrow lines
         Cell((changed.profile,)),
         Cell((str(len(runs)),), len(runs)),
         Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
@@ -66,10 +66,10 @@ def _named(methods: str, change: dict[str, Any]) -> str:
     """A decision in words that tell it from the others."""
     *place, setting = change
     value = f" {change[setting]}" if isinstance(change[setting], str) else ""
+    if setting == "attach":
+        return f"{setting}{value} of {methods}"
     where = [NAMES.get(change[name], "no augmentation") for name in place if name in ("dataset", "model", "augment")]
-    return f"{setting}{value}" + (
-        f" of {methods}" if setting == "attach" else f" ({', '.join(where)})" if where else ""
-    )
+    return f"{setting}{value}" + (f" ({', '.join(where)})" if where else "")
 
 
 def _value(value: Any) -> str:
