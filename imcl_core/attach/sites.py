@@ -125,7 +125,7 @@ class Sites:
             hidden = []
             for i, linear in enumerate(parts[:last]):
                 if isinstance(linear.module, nn.Linear):
-                    *_, end = itertools.chain([linear], itertools.takewhile(_activates, parts[i + 1 : last]))
+                    *_, end = linear, *itertools.takewhile(functools.partial(_activates, linear), parts[i + 1 : last])
                     shape = (linear.module.out_features, 1, 1)
                     hidden.append(
                         Layer(name=linear.name, modules=(linear.name,), source=end.name, call=end.number, shape=shape)
@@ -152,12 +152,13 @@ class Sites:
         return found
 
 
-def _activates(call: Call) -> bool:
-    """Whether a call only changes hidden units, one by one: normalisation, an activation; no dropout, no reshaping."""
-    with_parameters = nn.BatchNorm1d | nn.LayerNorm | nn.RMSNorm | nn.PReLU
-    others = nn.Flatten | nn.Unflatten | nn.Dropout | nn.Dropout1d | nn.AlphaDropout | nn.FeatureAlphaDropout
-    plain = not isinstance(call.module, others) and not list(call.module.parameters())
-    return plain or isinstance(call.module, with_parameters)
+def _activates(linear: Call, call: Call) -> bool:
+    """Whether a call leaves as many units as `linear` has: normalisation, activation; no gate, pooling, dropout."""
+    dropout = nn.Dropout | nn.Dropout1d | nn.AlphaDropout | nn.FeatureAlphaDropout
+    normalisation = nn.BatchNorm1d | nn.LayerNorm | nn.RMSNorm | nn.PReLU
+    plain = not isinstance(call.module, dropout) and not list(call.module.parameters())
+    same = call.output is not None and linear.output is not None and call.output.shape == linear.output.shape
+    return same and (plain or isinstance(call.module, normalisation))
 
 
 def _last_kernels(network: Network, pointwise: bool) -> list[str]:

@@ -84,18 +84,26 @@ class Standing:
         self.sheets = ledger.every_sheet(*here)
         self.done = {sheet.path.name.removesuffix(files.RECORD) for sheet in self.sheets}
         self._begun = files.of_runs(files.CHECKPOINT, *here)
+        several = {name: paths for name, paths in files.of_runs(files.RECORD, *here).items() if len(paths) > 1}
+        rejected = {name: ledger.sound(paths) for name, paths in several.items() if name not in self.done}
+        self._disputed = {name: sheets for name, sheets in rejected.items() if len(sheets) > 1}
         self._failed = files.of_runs(files.FAILURE, *here)
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """These runs by their state: done, failed, begun (a checkpoint lies there) or missing."""
+        """These runs by their state: done, failed, begun (a checkpoint lies there) or missing.
+
+        Failed is also one of which a device made two outcomes, none of which counts.
+        """
         states: dict[str, list[str]] = {"done": [], "failed": [], "begun": [], "missing": []}
+        known = {"done": self.done, "failed": self._failed | self._disputed, "begun": self._begun}
         for name in names:
-            known = {"done": self.done, "failed": self._failed, "begun": self._begun}
             states[next((state for state, names in known.items() if name in names), "missing")].append(name)
         return states
 
     def why(self, name: str) -> str:
-        """The sentence that a failed run left."""
+        """The sentence that a failed run left, or which two outcomes it has."""
+        if name in self._disputed:
+            return f"it has two outcomes on one device, {' and '.join(str(s.path) for s in self._disputed[name])}"
         return sentence(self._failed[name][0])
 
 

@@ -49,6 +49,8 @@ def test_decov_reads_hidden_units_behind_their_normalisation_and_activation():
         ((nn.SELU(), nn.AlphaDropout(0.0)), 2),
         ((nn.LayerNorm(6), nn.PReLU(), nn.Dropout(0.0)), 3),
         ((nn.ReLU(), nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 6, 1), nn.Flatten()), 2),
+        ((nn.GLU(), nn.ConstantPad1d((0, 3), 0.0)), 1),
+        ((nn.ReLU(), nn.AvgPool1d(2), nn.ConstantPad1d((0, 3), 0.0)), 2),
     ],
 )
 def test_decov_stops_at_what_does_not_change_hidden_units_one_by_one(behind, read):

@@ -214,6 +214,13 @@ def test_two_files_of_one_name_that_differ_are_refused_by_name(tmp_path, capsys)
     assert f"{one} and {other} are two outcomes of one run on one device" in capsys.readouterr().err
 
 
+def test_a_run_with_two_outcomes_on_one_device_is_no_missing_one(tmp_path):
+    one, other = (write(tmp_path / folder, record(last=last))[0] for folder, last in (("a", 25.0), ("b", 26.0)))
+    name, standing = record().config.name, records.Standing(tmp_path)
+    assert standing.of([name])["failed"] == [name]
+    assert standing.why(name) == f"it has two outcomes on one device, {one} and {other}"
+
+
 def test_merge_leaves_arrays_that_are_links(tmp_path):
     paths = write(tmp_path / "source", record(), record(seed=1))
     secret = tmp_path / "secret"
