@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exported_demo import read, rebuilt
 from imcl_book import site
-from imcl_book.demo.export import read, rebuilt
 from imcl_book.demo.runs import KINDS, SETS
 from imcl_book.demo.small import HIDDEN, NAMES, SmallNetwork, gradients
 from playwright.sync_api import Page, sync_playwright

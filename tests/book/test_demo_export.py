@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from exported_demo import read, rebuilt
 from imcl_book import cli
 from imcl_book.demo import export as exporting
-from imcl_book.demo.export import TESTING, TRAINING, drop_old, handwritten, read, rebuilt
+from imcl_book.demo.export import TESTING, TRAINING, drop_old, handwritten
 from imcl_book.demo.runs import KINDS, SETS, config_of
 from imcl_book.demo.weights import fold, packed, unfold, unpack
 from imcl_book.sphinx.demo import FILES

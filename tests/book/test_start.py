@@ -49,8 +49,13 @@ def test_the_readme_says_how_much_of_the_paper_has_been_run():
     run, cells = coverage(open_ledger(sizes.RESULTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"Of the {cells} cells of the paper's tables, {run} have been run" in readme
-    for said in ("narrow_coverage", "tested_gains", "surest_gain", "over_tuned", "surest_neighbour"):
-        assert getattr(sizes, said)() in readme
+    assert all(said() in readme for said in sizes.SENTENCES.values())
+
+
+def test_what_was_reproduced_is_looked_up_by_a_name_that_there_is():
+    assert sizes.covered("tuned") == sizes.over_tuned() and int(sizes.covered("run")) < int(sizes.covered("all"))
+    with pytest.raises(ImclError, match=r"no coverage 'tunde'. Did you mean 'tuned'"):
+        sizes.covered("tunde")
 
 
 def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from imcl_core.collaboration import Collaboration
 from imcl_core.data.sets import DataSet, load, stratified_order
 from imcl_core.files import write_whole
 from imcl_core.training.record import Record, write_record
-from imcl_core.training.run import Run, assemble
+from imcl_core.training.run import Run
 
 PAGE = Path("book/_static/demo")  # from the root of the repository
 TRAINING, TESTING = 400, 200  # digits of the network that is trained on the page
@@ -121,17 +121,3 @@ def _examples(networks: dict[str, Collaboration], images: torch.Tensor, labels: 
 
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(array.tobytes()).decode()
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `export` wrote into a script."""
-    text = path.read_text(encoding="utf-8")
-    return json.loads(text[text.index(" = ") + 3 : text.rindex(";")])
-
-
-def rebuilt(content: dict[str, Any], name: str, kind: str) -> Collaboration:
-    """The network of a script, in PyTorch."""
-    side = content["side"]
-    collaboration = assemble(config_of(name, kind), len(content["classes"]), (3, side, side))
-    unpack(content["networks"][kind], collaboration)
-    return collaboration.eval()

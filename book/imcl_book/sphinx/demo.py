@@ -11,12 +11,11 @@ from urllib.parse import quote
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
+from imcl_book.sphinx.role import LookedUp
 from imcl_core.errors import ImclError, nearest
 
-logger = logging.getLogger(__name__)
 PAGE = "book/in-your-browser"
 FILES = Path(__file__).parents[2] / "_static" / "demo"
 # In the order in which they run; photographs.js comes when it is asked for.
@@ -34,16 +33,6 @@ def fact(name: str) -> str:
             raise ImclError(f"There is no fact {name!r}.{nearest(part, known)} Known here: {', '.join(known)}.")
         found = found[part]
     return str(found)
-
-
-class FactRole(SphinxRole):
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        self.env.note_dependency(str(FILES / "facts.json"))
-        try:
-            return [nodes.Text(fact(self.text))], []
-        except ImclError as error:
-            logger.warning(str(error), location=self.get_location())
-            return [], []
 
 
 class Records(SphinxDirective):
@@ -65,7 +54,7 @@ def add_scripts(app: Sphinx, page: str, template: str, context: dict, doctree: n
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_role("demo", FactRole())
+    app.add_role("demo", LookedUp(fact, file=FILES / "facts.json"))
     app.add_directive("demo-records", Records)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -22,9 +22,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.transforms.post_transforms import SphinxPostTransform
-from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
+from imcl_book.sphinx.role import LookedUp
 from imcl_book.stamps import code_digest
 from imcl_core import DenseSettings
 from imcl_core.errors import ImclError, nearest
@@ -32,7 +32,6 @@ from imcl_core.study.tables.paper import PAPER
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import RECORD, of_runs
 
-logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 EXECUTIONS = ROOT / "book" / "executions.json"
@@ -76,23 +75,8 @@ def setting_text(name: str) -> str:
     return name if defaults[name] is None else f"{name} = {defaults[name]!r}"
 
 
-class PaperRole(SphinxRole):
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            return [nodes.Text(paper_value(self.text))], []
-        except ImclError as error:
-            logger.warning(str(error), location=self.get_location())
-            return [], []
-
-
-class SettingRole(SphinxRole):
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            text = setting_text(self.text)
-        except ImclError as error:
-            logger.warning(str(error), location=self.get_location())
-            return [], []
-        return [nodes.literal(text, text, classes=["setting"])], []
+def setting_node(text: str) -> nodes.Node:
+    return nodes.literal(text, text, classes=["setting"])
 
 
 class TaggedEquations(SphinxPostTransform):
@@ -190,8 +174,8 @@ def copy_records(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_role("paper", PaperRole())
-    app.add_role("setting", SettingRole())
+    app.add_role("paper", LookedUp(paper_value))
+    app.add_role("setting", LookedUp(setting_text, setting_node))
     app.add_directive("executions", Executions)
     app.add_directive("pdf", PdfLink)
     app.add_post_transform(TaggedEquations)

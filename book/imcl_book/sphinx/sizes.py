@@ -14,10 +14,10 @@ from fractions import Fraction
 import pandas as pd
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
 from imcl_book.sphinx.pages import RESULTS, ROOT, executions
+from imcl_book.sphinx.role import LookedUp
 from imcl_core.errors import ImclError, nearest
 from imcl_core.methods import NEIGHBOURS
 from imcl_core.study.grids import TUNED_BASELINE
@@ -30,7 +30,6 @@ from imcl_core.study.tables.write import in_points, signed
 from imcl_core.training.config import RunConfig
 from imcl_core.training.recipes import PROFILES
 
-logger = logging.getLogger(__name__)
 TIMM_STEP = ROOT / "benchmarks" / "timm_step.json"
 SHOWN = {  # the data sets on which each profile is shown
     "smoke": ["digits"],
@@ -155,6 +154,25 @@ def _told(gain: Gain) -> str:
     return f"{gain.method}, {gain.case}: {in_points(found.mean, found.lower, found.upper, found.n)}"
 
 
+def covered(name: str) -> str:
+    """`run` or `all`, of the cells of the paper's tables, or one of the sentences of `SENTENCES`, by its name."""
+    if name in SENTENCES:
+        return SENTENCES[name]()
+    counts = dict(zip(("run", "all"), map(str, coverage(open_ledger(RESULTS))), strict=True))
+    if name not in counts:
+        raise ImclError(f"There is no coverage {name!r}.{nearest(name, [*SENTENCES, *counts])}")
+    return counts[name]
+
+
+SENTENCES = {
+    "narrow": narrow_coverage,
+    "tested": tested_gains,
+    "surest": surest_gain,
+    "tuned": over_tuned,
+    "neighbour": surest_neighbour,
+}
+
+
 def timm_step() -> str:
     """What `benchmarks/timm_step.py` measured, in two sentences."""
     found = json.loads(TIMM_STEP.read_text(encoding="utf-8"))
@@ -186,31 +204,10 @@ class Search(SphinxDirective):
         return [nodes.raw("", page, format="html")]
 
 
-class Took(SphinxRole):
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        try:
-            return [nodes.Text(took(self.text))], []
-        except ImclError as error:
-            logger.warning(str(error), location=self.get_location())
-            return [], []
-
-
-class Coverage(SphinxRole):
-    """`{coverage}`run`` or `{coverage}`all``, and sentences: `narrow`, `tested`, `surest`, `tuned`, `neighbour`."""
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        sentences = {"narrow": narrow_coverage, "tested": tested_gains}
-        sentences |= {"surest": surest_gain, "tuned": over_tuned, "neighbour": surest_neighbour}
-        if self.text in sentences:
-            return [nodes.Text(sentences[self.text]())], []
-        run, cells = coverage(open_ledger(RESULTS))
-        return [nodes.Text(str({"run": run, "all": cells}[self.text]))], []
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("profiles", Profiles)
     app.add_directive("timm-step", TimmStep)
     app.add_directive("search", Search)
-    app.add_role("took", Took())
-    app.add_role("coverage", Coverage())
+    app.add_role("took", LookedUp(took))
+    app.add_role("coverage", LookedUp(covered))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
