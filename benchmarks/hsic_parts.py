@@ -21,7 +21,7 @@ from imcl_core import losses, train
 from imcl_core.attach.layer import Layer
 from imcl_core.files import write_whole
 from imcl_core.methods import TERMS, Step
-from imcl_core.methods.hsic import Hsic, hsic_loss, normalised_kernel
+from imcl_core.methods.hsic import Hsic, centred_kernel, hsic_loss, normalised_kernel
 from imcl_core.methods.pull_push import PullPush
 from imcl_core.methods.term import without_autocast
 from imcl_core.study.grids import as_judged
@@ -48,23 +48,19 @@ class NotNormalised(Hsic):
     """
 
     def read(self, place: Layer, maps: Tensor) -> Tensor:
-        return centred_kernel(self.task.compared(maps), self.settings.hsic_sigma)
+        return of_norm_1(self.task.compared(maps), self.settings.hsic_sigma)
 
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
         s, one_hot = self.settings, self.task.one_hot(step.labels, step.logits)
-        x, y = (centred_kernel(values, s.hsic_sigma) for values in (self.task.compared(step.images), one_hot))
+        x, y = (of_norm_1(values, s.hsic_sigma) for values in (self.task.compared(step.images), one_hot))
         weight = s.hsic_weight * (one_hot.shape[1] - 1)
         return {self.named(p): weight * hsic_loss(seen[p.name], x, y, s.hsic_beta) for p in self.reads}
 
 
-def centred_kernel(x: Tensor, sigma: float) -> Tensor:
-    """The centred Gaussian kernel matrix (n, n) of a batch (n, …), of norm 1."""
-    x = losses.promote(x).flatten(1)
-    with torch.autocast(x.device.type, enabled=False):
-        kernel = torch.exp(-torch.cdist(x, x).square() / (2 * sigma**2 * x.shape[1]))
-        kernel = kernel - kernel.mean(dim=0)
-        kernel = kernel - kernel.mean(dim=1, keepdim=True)
-        return kernel / kernel.norm().clamp(min=1e-12)
+def of_norm_1(x: Tensor, sigma: float) -> Tensor:
+    """The centred kernel matrix (n, n) of a batch (n, …), divided by its norm."""
+    kernel = centred_kernel(x, sigma)
+    return kernel / kernel.norm().clamp(min=1e-12)
 
 
 class WeakerAtFirst(Hsic):

@@ -48,15 +48,21 @@ def normalised_kernel(x: Tensor, sigma: float = 5.0, epsilon: float = 1e-5) -> T
 
     `x` (n, …), each sample of d numbers; (n, n). The sum of the product of two of them, entry by entry, is their nHSIC.
     """
+    with torch.autocast(x.device.type, enabled=False):
+        kernel = centred_kernel(x, sigma)
+        ridge = epsilon * len(x) * torch.eye(len(x), dtype=kernel.dtype, device=x.device)
+        return torch.linalg.solve_ex(kernel + ridge, kernel).result
+
+
+def centred_kernel(x: Tensor, sigma: float = 5.0) -> Tensor:
+    """The Gaussian kernel matrix (n, n) of width σ √d of a batch (n, …), less the means of its columns and rows."""
     x = losses.promote(x).flatten(1)
     with torch.autocast(x.device.type, enabled=False):
         squares = x.square().sum(dim=1)
         distances = (squares[:, None] + squares - 2 * x @ x.T).clamp(min=0)
         kernel = torch.exp(-distances / (2 * sigma**2 * x.shape[1]))
         kernel = kernel - kernel.mean(dim=0)
-        kernel = kernel - kernel.mean(dim=1, keepdim=True)
-        ridge = epsilon * len(x) * torch.eye(len(x), dtype=x.dtype, device=x.device)
-        return torch.linalg.solve_ex(kernel + ridge, kernel).result
+        return kernel - kernel.mean(dim=1, keepdim=True)
 
 
 def hsic_loss(z: Tensor, x: Tensor, y: Tensor, beta: float = 200.0) -> Tensor:
