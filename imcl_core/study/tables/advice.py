@@ -27,8 +27,8 @@ def word(pairs: int, lower: float | None, upper: float | None) -> str:
 def choices(ledger: Ledger, times: Mapping[tuple[str, str], float]) -> pd.DataFrame:
     """A row for every method with a gain in a case: network and data. The best of a case by its lower bound first.
 
-    Prices are of a training step, as multiples of the baseline's: `memory` counted, which takes a second or two a
-    method, `time` from `times`, by network and methods (or as a row is headed), NaN where it is not measured.
+    Prices are of a training step, as multiples of the baseline's: `memory` counted for a GPU, which takes a second or
+    two a method, `time` from `times`, by network and methods (or as a row is headed), NaN where it is not measured.
     """
     rows: list[dict[str, Any]] = []
     for gain in gains(ledger):
@@ -56,10 +56,10 @@ def _time(gain: Gain, times: Mapping[tuple[str, str], float]) -> float:
 
 @functools.cache
 def _memory(dataset: str, model: str, methods: str, projection: str) -> float:
-    """Of a step in `narrow`, as a multiple of the baseline's."""
+    """Of a step in `narrow` on a GPU, as a multiple of the baseline's."""
     place = {"dataset": dataset, "model": model, "profile": PROFILE, "pp_projection": projection}
     configs = [RunConfig(methods=m, **place) for m in (methods, "baseline")]
-    held, of_baseline = (memory.count(config).total for config in configs)
+    held, of_baseline = (memory.count(config, half=True).total for config in configs)
     return held / of_baseline
 
 
