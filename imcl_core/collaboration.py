@@ -50,8 +50,8 @@ class Collaboration(nn.Module):
     ``loss = collaboration(images, labels); loss.backward()`` is the whole objective and all its gradients: those of
     `mid` and `pull-push` reach only the layer they belong to and its head, those of `kernel` only its convolution.
     `network` stays the plain model: use it, or `collaboration(images)`, for inference, and save its `state_dict`.
-    The neighbours are those of `imcl_core.methods`; what changes features or images does so in training mode only. Set
-    `progress` as training goes on, from 0 to 1: some portions and weights follow it.
+    The neighbours are those of `imcl_core.methods`; what changes features or images does so in training mode only. Some
+    portions and weights follow `progress`: set it as training goes on, from 0 to 1; while it is None they are constant.
 
     After each call: `terms`, the value of every term by name (``"hard"`` or what took its place, ``"mid/<layer>"``
     …), and `logits`, (B, m), the network's own prediction; both detached.
@@ -119,7 +119,7 @@ class Collaboration(nn.Module):
         self.heads = nn.ModuleDict()
         self.terms: dict[str, Tensor] = {}
         self.logits: Tensor | None = None
-        self.progress = 0.0
+        self.progress: float | Tensor | None = None
         self._local: list[Layer] = []
         if self._terms:
             _check_python(network)
@@ -247,7 +247,6 @@ class Collaboration(nn.Module):
         if labels is None:
             return logits_of(self.network(images))
         terms, _ = self._objective(images, labels)
-        self.terms = {name: value.detach() for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
     def objective(self, images: Tensor, labels: Tensor) -> "Objective":
@@ -276,6 +275,7 @@ class Collaboration(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 for term in active:
                     terms = term.into(terms, seen[term.name], step)
+        self.terms = {name: value.detach() for name, value in terms.items()}
         return self._with_all_heads(terms), predictions
 
     def _with_all_heads(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -309,6 +309,11 @@ class Collaboration(nn.Module):
             self.task.check_logits(predictions, len(images))  # says what it wants
         branches = max(term.branches(len(predictions), len(images)) for term in active)
         predictions = self.task.check_logits(predictions, branches * len(images))
+        if self._terms and predictions.shape[1] != self.task.num_classes:
+            raise ImclError(
+                f"The network returns logits of {predictions.shape[1]} classes, and of {self.task.num_classes} when "
+                "terms were attached: replace its last layer first, then make the Collaboration."
+            )
         predictions = predictions.unflatten(0, (branches, len(images)))
         self.logits = losses.promote(predictions.detach()).mean(dim=0)
         return seen, predictions
@@ -323,7 +328,22 @@ class Collaboration(nn.Module):
     def _run_eagerly(self, images: Tensor, active: list[Term]) -> tuple[dict[str, dict[str, Any]], Tensor]:
         """`_run` uncompiled: the backward of a compiled layer is one piece, of which local gradients need a part."""
         with torch.compiler.set_stance("force_eager"):
-            return self._run(images, active)
+            try:
+                return self._run(images, active)
+            except RuntimeError as error:
+                self._check_heads(error)
+                raise
+
+    def _check_heads(self, error: RuntimeError) -> None:
+        """Names the remedy where a step failed and a head is no longer where its place is, or of another type."""
+        for term, place in ((t, p) for t in self._terms.values() for p in t.reads):
+            head = next(term.heads[place.name].parameters(), None) if place.name in term.heads else None
+            weights = [p for name in place.modules for p in self.network.get_submodule(name).parameters()]
+            if head is not None and (head.device, head.dtype) not in {(p.device, p.dtype) for p in weights}:
+                raise ImclError(
+                    f"The network was moved or cast after the terms were attached, and their heads were not ({error}): "
+                    "call `to` of the Collaboration."
+                ) from error
 
     def cost(self, batch_size: int = 128) -> "pandas.DataFrame":
         """What the network costs, and what each term adds to it, counted without running it: a row each.

@@ -4,6 +4,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -35,6 +36,10 @@ _RUNS_AGAIN = (
 _SKIPPED = "Layer {name!r} did not run in this step: leave it out of `layers`."
 _SEVERAL = (
     "Layer {name!r} ran {count} times in this step, so that its losses would be several: leave it out of `layers`."
+)
+_OTHERWISE = (
+    "{source!r} ran {count} times in this step and {calls} times when the terms were attached, in evaluation mode, so "
+    "that it is not known which of them is layer {name!r}: leave it out of `layers`."
 )
 _EMPTY = (
     "Layer {name!r} has lost its weights, as in the replicas of DataParallel, or holds parts of them, as in FSDP: use "
@@ -143,9 +148,9 @@ def replaced_forward(network: nn.Module, name: str, forward: Callable) -> Iterat
     previous = module.__dict__.get("forward")
     with _runs_once(name) as check:
 
-        def checked(*inputs: Tensor, **named: Tensor) -> Tensor:
+        def checked(*inputs: Any, **named: Any) -> Tensor:
             check()
-            return forward(*inputs, *named.values())
+            return forward(*inputs, **named)
 
         module.forward = checked
         try:
@@ -204,7 +209,10 @@ def _checkpoints() -> int:
 
 @contextmanager
 def behind(network: nn.Module, layer: Layer, act: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Calls `act` on what a layer returns; what `act` returns, if anything, takes its place."""
+    """Calls `act` on what a layer returns; what `act` returns, if anything, takes its place.
+
+    `ImclError` at the end where its module ran more or less often than in the trace, and so another call may be meant.
+    """
     calls = itertools.count()
     with _runs_once(layer.source) as check:
 
@@ -219,6 +227,13 @@ def behind(network: nn.Module, layer: Layer, act: Callable[[Tensor], Tensor | No
             yield
         finally:
             handle.remove()
+    count = next(calls)
+    if count and layer.calls not in (0, count):
+        raise ImclError(
+            _OTHERWISE.format(source=layer.source, count=count, calls=layer.calls, name=layer.name)
+            if layer.calls > 1
+            else _SEVERAL.format(name=layer.name, count=count)
+        )
 
 
 @contextmanager
@@ -257,13 +272,14 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
             read(_as_read(layer, for_losses))
         return for_network
 
-    def forward(*inputs: Tensor) -> Tensor:
-        return keep(*_TwoOutputs.apply(plain_forward, layer.changed, len(inputs), *inputs, *parameters))
+    def forward(*inputs: Any, **named: Any) -> Tensor:
+        run, tensors = _of_tensors(plain_forward, inputs, named)
+        return keep(*_TwoOutputs.apply(run, layer.changed, len(tensors), *tensors, *parameters))
 
     def tap(output: Tensor) -> Tensor:
         return keep(*_Tap.apply(layer.changed, output, *parameters))
 
-    alone = layer.alone and not any(_recomputes(m) or _changes_inputs(m) for m in source.modules())
+    alone = layer.alone and not any(_recomputes(m) or _changes_inputs(m) or _is_watched(m) for m in source.modules())
     with replaced_forward(network, layer.source, forward) if alone else behind(network, layer, tap):
         yield
     if not kept:
@@ -277,6 +293,20 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
         )
 
 
+def _of_tensors(call: Callable, inputs: tuple, named: dict[str, Any]) -> tuple[Callable, Sequence[Tensor]]:
+    """`call` as a function of the tensors among its arguments, and these."""
+    given = (*inputs, *named.values())
+    if not named and all(isinstance(x, Tensor) for x in given):
+        return call, inputs
+
+    def of_tensors(*tensors: Tensor) -> Tensor:
+        rest = iter(tensors)
+        filled = [next(rest) if isinstance(x, Tensor) else x for x in given]
+        return call(*filled[: len(inputs)], **dict(zip(named, filled[len(inputs) :], strict=True)))
+
+    return of_tensors, [x for x in given if isinstance(x, Tensor)]
+
+
 def _trained(layer: Layer, modules: list[nn.Module]) -> dict[Tensor, None]:
     """The parameters that a layer's losses reach."""
     every = dict.fromkeys(p for module in modules for p in module.parameters())
@@ -288,6 +318,11 @@ def _trained(layer: Layer, modules: list[nn.Module]) -> dict[Tensor, None]:
 def _recomputes(module: nn.Module) -> bool:
     """Whether its weight is computed from others, whose graph belongs to more than its run: pruned, normalised."""
     return bool(module._forward_pre_hooks) or "parametrizations" in module._modules
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether others look at what it returns, and may want the graph of it."""
+    return any(getattr(hook, "__module__", None) != __name__ for hook in module._forward_hooks.values())
 
 
 def _changes_inputs(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ class Layer:
 
     modules: names of the modules whose parameters they reach.
     source, call: they read what the module of this name returns when it is called for the (`call` + 1)th time.
+    calls: how often it is called in all; 0 where that is not known.
     shape: (C, H, W) of one image's features laid out as maps.
     layout: "maps" (B, C, H, W), "channels last" (B, H, W, C), "tokens" (B, T, C) or "sequence first" (T, B, C).
     tokens: T, where there are any.
@@ -26,6 +27,7 @@ class Layer:
     modules: tuple[str, ...]
     source: str
     call: int = 0
+    calls: int = 0
     shape: tuple[int, int, int]
     layout: str = "maps"
     tokens: int = 0

@@ -8,9 +8,10 @@ Repeated blocks that hold linear layers (ConvNeXt, ViT) are one layer each.
 Left out are 1×1 convolutions on one position (squeeze-and-excitation) and others that make gates, on what a pool made
 flat; convolutions that run more than once or share a weight with another module; and those of the classifier.
 With `attach="blocks"` every repeated block is one layer, and so are the convolutions outside of them; where nothing
-repeats (VGG), the convolutions of one map size.
+repeats (VGG), the convolutions in a row of one map size.
 """
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -106,7 +107,7 @@ class Rule:
 
     def _units(self, calls: list[Call]) -> list[tuple[Call, Layer]]:
         """Every convolution among `calls` with what follows it, by the rule of this module."""
-        following = _Following(self.calls, calls)
+        following = _Following(self.trace, calls)
         units: dict[Call, list[Call]] = {}
         for call in calls:
             on_maps = isinstance(call.module, nn.Conv2d) and self.trace.on_maps(call)
@@ -129,13 +130,10 @@ class Rule:
         return self.trace.layer_at(trained[0].name, trained, end)
 
     def _by_size(self, units: list[tuple[Call, Layer]]) -> list[tuple[Call, Layer]]:
-        """Units of one map size as one layer, which ends where the last of them does."""
-        groups: dict[tuple[int, ...], list[tuple[Call, Layer]]] = {}
-        for unit in units:
-            groups.setdefault(unit[1].shape[1:], []).append(unit)
+        """Units that follow one another on one map size as one layer, which ends where the last of them does."""
         merged = []
-        for group in groups.values():
-            end, last = group[-1]
+        for _, units_of_size in itertools.groupby(units, key=lambda unit: unit[1].shape[1:]):
+            *_, (end, last) = group = list(units_of_size)
             modules = tuple(name for _, layer in group for name in layer.modules)
             merged.append((end, replace(last, modules=modules, alone=len(modules) == 1 and last.alone)))
         return merged
@@ -144,10 +142,10 @@ class Rule:
 class _Following:
     """Which module takes exactly what another returned; only those among `allowed` may join a layer."""
 
-    def __init__(self, calls: list[Call], allowed: list[Call]):
-        self.allowed = set(allowed)
+    def __init__(self, trace: Trace, allowed: list[Call]):
+        self.allowed, self.users = set(allowed), _users(trace.logits.grad_fn)
         self.takers: dict[Any, list[Call]] = {}
-        for call in calls:
+        for call in trace.calls:
             works = call.module._parameters or not any(True for _ in call.module.children())
             if works and call.before is not None and call.output is not None and call.after is not call.before:
                 self.takers.setdefault(call.before, []).append(call)
@@ -162,12 +160,27 @@ class _Following:
     def _follower(self, call: Call) -> Call | None:
         takers = self.takers.get(call.after)
         if takers is None:
+            if self.users[call.after] > 1:  # a function takes it too, so that it is no part of one sum alone
+                return None
             sums = [node for node in self.takers if _adds(node, call.after)]
             takers = [t for node in sums for t in self.takers[node] if not t.module._parameters]
         fitting = [t for t in takers if t.output.shape == call.output.shape and not _pools(t.module)]
         if len(fitting) != 1 or fitting[0] not in self.allowed or _holds_weights(fitting[0].module):
             return None
         return fitting[0]
+
+
+def _users(end: Any) -> Counter:
+    """How many autograd nodes before `end` take what each one makes."""
+    users, todo, seen = Counter(), [end], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            behind = {below for below, _ in node.next_functions}
+            users.update(behind)
+            todo += behind
+    return users
 
 
 def _adds(node: Any, term: Any) -> bool:

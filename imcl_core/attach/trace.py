@@ -21,7 +21,15 @@ CONVOLUTION = nn.modules.conv._ConvNd  # the base class of all of them
 
 
 def logits_of(output: Any) -> Any:
-    """The `logits` of what a model of Hugging Face returns; what others return as it is."""
+    """The `logits` of what a model of Hugging Face returns; what others return as it is.
+
+    `ImclError` for logits of auxiliary classifiers beside them, as torchvision's GoogLeNet returns in training.
+    """
+    if isinstance(output, tuple) and hasattr(output, "logits") and sum(isinstance(x, Tensor) for x in output) > 1:
+        raise ImclError(
+            "The network returns logits of auxiliary classifiers too, which no term here would train: build it without "
+            "them, such as with aux_logits=False, or wrap it in a module that returns the main ones."
+        )
     return getattr(output, "logits", output)
 
 
@@ -52,7 +60,7 @@ class Call:
     name: str
     module: nn.Module
     number: int
-    pure: bool  # its inputs are tensors, and it leaves them as they are
+    pure: bool  # its inputs are tensors, it leaves them as they are, and nothing but what it returns has a graph
     inputs: list[Any]
     output: Tensor | None
     after: Any = field(init=False)
@@ -117,6 +125,8 @@ class Trace:
         for module in network.modules():
             for parameter in module._parameters.values():
                 self.owners.setdefault(parameter, []).append(module)
+        # Whether the graph goes from the image to the logits: without it, what has no graph may come of the image too.
+        self.unbroken = all(c.after is not None for c in self.calls if c.before is not None and _is_float(c.output))
         self.by_name: dict[str, list[Call]] = {}
         for call in self.calls:
             self.by_name.setdefault(call.name, []).append(call)
@@ -204,6 +214,7 @@ class Trace:
             modules=tuple(call.name for call in modules),
             source=end.name,
             call=end.number,
+            calls=sum(call.module is end.module for call in self.calls),
             shape=shape,
             layout=layout,
             tokens=end.output.shape[:2].numel() if end.output.ndim == 3 else 0,
@@ -222,9 +233,9 @@ class Trace:
         return next((name for name, other in self.network.named_modules() if other in others), None)
 
     def on_maps(self, call: Call) -> bool:
-        """Whether a convolution works on maps, and not on an attention's gates or on what a pool made flat."""
+        """Whether a convolution works on maps of the image: not on gates, a grid, or what a pool made flat."""
         shape = call.output.shape
-        if len(shape) != 1 + len(self.image_shape):
+        if len(shape) != 1 + len(self.image_shape) or (self.unbroken and call.before is None):
             return False
         flat = len(shape) == 4 and 1 in shape[2:] and max(shape[2:]) > 1
         later = (c.output for c in self.calls[self.calls.index(call) + 1 :] if c.output is not None)
@@ -307,6 +318,11 @@ class Trace:
         raise ImclError(f"The network does not end in an nn.Sequential with dropout, which out needs: {remedy}.")
 
 
+def _keeps_a_graph(module: nn.Module) -> bool:
+    """Whether it holds a tensor that it computed, such as a loss of its own, for others to differentiate."""
+    return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in vars(module).values())
+
+
 def version_of(tensor: Tensor) -> int:
     """How often it was changed in place; 0 where that is not counted, in inference mode."""
     return 0 if tensor.is_inference() else tensor._version
@@ -316,8 +332,12 @@ def has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
+def _is_float(output: Tensor | None) -> bool:
+    return output is not None and output.is_floating_point()
+
+
 def is_features(call: Call) -> bool:
-    return call.output is not None and call.output.ndim in (3, 4) and call.output.is_floating_point()
+    return _is_float(call.output) and call.output.ndim in (3, 4)
 
 
 def has_image_rows(output: Tensor) -> bool:
@@ -388,6 +408,7 @@ def _watched(network: nn.Module, calls: list[Call]) -> Iterator[None]:
         def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             inputs, versions = started.pop()
             pure = not kwargs and all(isinstance(x, Tensor) for x in args) and versions == [x._version for x in args]
+            pure = pure and not any(_keeps_a_graph(m) for m in module.modules())
             result = output if isinstance(output, Tensor) else None
             calls.append(Call(name, module, counts[module], pure, inputs, result))
             counts[module] += 1

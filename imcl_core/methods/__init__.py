@@ -1,5 +1,6 @@
 """The methods, a file each. Their order in `TERMS` is the order in which names are written, and so names records."""
 
+import inspect
 import re
 import warnings
 from importlib.metadata import entry_points
@@ -70,6 +71,8 @@ def register(term: type[Term]) -> type[Term]:
     before = TERMS.get(name)
     if before and before.__module__ != term.__module__:
         raise ImclError(f"There is a term {name!r} already: choose another name.")
+    if inspect.get_annotations(term.Settings) and "__dataclass_fields__" not in vars(term.Settings):
+        raise ImclError(f"{term.Settings.__name__} needs @dataclass(frozen=True, kw_only=True), as every Settings has.")
     others = [known for known in TERMS.values() if known is not before]
     if clash := (fields_of(others) - {"attach"}) & fields_of([term]):
         raise ImclError(f"Another term has settings {', '.join(sorted(clash))}: name those of {name!r} otherwise.")

@@ -37,5 +37,6 @@ class DeepSupervision(Term):
 
     @uncompiled  # `progress` is a number that changes
     def losses(self, seen: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
-        weight = self.settings.deep_weight * (1 - step.progress if self.settings.deep_decay else 1)
+        falls = self.settings.deep_decay and step.progress is not None
+        weight = self.settings.deep_weight * (1 - step.progress if falls else 1)
         return {self.named(p): weight * losses.hard_loss(step.rows(seen[p.name]), step.targets) for p in self.reads}

@@ -41,8 +41,8 @@ class DropBlock(Term):
     def share(self) -> float:
         return self.settings.dropblock_rate
 
-    def change(self, place: Layer, maps: Tensor, progress: float | Tensor) -> Tensor:
-        rate = self.settings.dropblock_rate * self.factor * progress
+    def change(self, place: Layer, maps: Tensor, progress: float | Tensor | None) -> Tensor:
+        rate = self.settings.dropblock_rate * self.factor * (1 if progress is None else progress)
         return drop_blocks(maps, rate, self.settings.dropblock_size)
 
     def cost(self, counter: Counter) -> dict[str, Row]:

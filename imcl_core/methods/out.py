@@ -33,8 +33,8 @@ class Out(OfBranches):
     def around(self, network: nn.Module) -> Iterator[None]:
         classifier = network.get_submodule(self.branched)
 
-        def forward(x: Tensor) -> Tensor:
-            return hierarchical_dropout(classifier, x, self.settings.out_branches).flatten(0, 1)
+        def forward(input: Tensor) -> Tensor:  # as nn.Sequential names it
+            return hierarchical_dropout(classifier, input, self.settings.out_branches).flatten(0, 1)
 
         with replaced_forward(network, self.branched, forward):
             yield

@@ -33,7 +33,11 @@ class RDrop(OfBranches):
     @contextmanager
     def around(self, network: nn.Module) -> Iterator[None]:
         run = network.get_submodule(self.branched).forward
-        with replaced_forward(network, self.branched, lambda x: run(torch.cat([x, x]))):
+
+        def forward(input: Tensor) -> Tensor:  # as nn.Sequential names it
+            return run(torch.cat([input, input]))
+
+        with replaced_forward(network, self.branched, forward):
             yield
 
     def loss(self, step: Step) -> Tensor:

@@ -47,7 +47,7 @@ class Step:
     task: Any  # what a label is of: an image, or a pixel
     predictions: Tensor
     logits: Tensor
-    progress: float | Tensor  # a tensor, of the device, in a captured step
+    progress: float | Tensor | None  # a tensor, of the device, in a captured step; None where nobody tells it
     first: str
 
     @property
@@ -116,7 +116,7 @@ class Term:
     def read(self, place: Layer, maps: Tensor) -> Any:
         """What `losses` needs of a place's maps (B, C, H, W); runs right behind it, so that nothing waits in memory."""
 
-    def change(self, place: Layer, maps: Tensor, progress: float | Tensor) -> Tensor | None:
+    def change(self, place: Layer, maps: Tensor, progress: float | Tensor | None) -> Tensor | None:
         """What takes the place of a place's maps in training mode, after all terms have read it; None: nothing."""
 
     def losses(self, seen: dict[str, Any], step: Step) -> dict[str, Tensor]:
@@ -124,8 +124,12 @@ class Term:
         return {}
 
     def into(self, terms: dict[str, Tensor], seen: dict[str, Any], step: Step) -> dict[str, Tensor]:
-        """All terms so far with this one's, by its factor."""
+        """All terms so far with this one's, by its factor; `ImclError` where these are none, or have others' names."""
         mine = self.losses(seen, step)
+        for name, value in mine.items():
+            if not isinstance(value, Tensor) or value.ndim or name in terms:
+                wrong = "has the name of another" if name in terms else f"is no scalar tensor: {_described(value)}"
+                raise ImclError(f"The term {name!r} of {self.name} {wrong}: let `losses` return scalars by names.")
         return terms | (mine if self.factor == 1 else {name: self.factor * value for name, value in mine.items()})
 
     # --- what it costs, and how far it can be weighed
@@ -190,6 +194,10 @@ class OfBranches(OfPredictions):
 
     def cost(self, counter: Counter) -> dict[str, Row]:
         return {self.name: (0, *counter.more_than_network(self.around))}
+
+
+def _described(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -108,6 +108,8 @@ class Images:
 
 def check_labels(labels: Tensor, sides: tuple[int, ...], count: int) -> None:
     """Refuses labels of another type or shape than `count` images need, of pixels with an image's `sides`."""
+    if not isinstance(labels, Tensor):
+        raise ImclError(f"Labels are a tensor, not a {type(labels).__name__}: make one by torch.as_tensor.")
     soft = labels.is_floating_point() and labels.ndim == 2 + len(sides)
     shape = (count, labels.shape[1], *sides) if soft else (count, *sides)
     if labels.shape != shape or not (soft or labels.dtype == torch.int64):
