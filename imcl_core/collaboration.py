@@ -253,7 +253,9 @@ class Collaboration(nn.Module):
         """Every weighted term of the objective by name, with its gradient: `forward` is their sum.
 
         Its `logits`, (B, m), have their graph too, for a criterion of your own in the place of ``"hard"``; of several
-        predictions they are the mean.
+        predictions they are the mean. `DistributedDataParallel` averages gradients only where its own `forward` is
+        called: wrap a module whose `forward` calls this.
+
         """
         terms, predictions = self._objective(images, labels)
         return Objective(terms, predictions.mean(dim=0) if len(predictions) > 1 else predictions[0])
