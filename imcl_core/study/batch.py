@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from imcl_core.data.download import prepare
 from imcl_core.data.sets import data_folder as data_folder_of
-from imcl_core.errors import ImclError
+from imcl_core.errors import ImclError, needed
 from imcl_core.files import locked, write_whole
 from imcl_core.study import executed, ledger
-from imcl_core.study.pools import Died, Here, Slots
+from imcl_core.study.pools import DeviceLost, Died, Here, Slots
 from imcl_core.study.ray import RayPool
 from imcl_core.study.records import existing, first_line, sentence
 from imcl_core.study.speeds import Speeds
@@ -75,7 +75,7 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
     """
     own = files.Files(job.out, config.name)
     with _locked(job.out, config.name, wait or job.wait) as ours:
-        if not ours or own.record.exists():
+        if not ours or _is_complete(own, job):
             return Result("skipped")
         if lacking := _lacks_teacher(config, job):
             return lacking
@@ -91,6 +91,11 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
             return Result("failed", why or "it ended without a record: take the call of exit() out of the notebook.")
         text = own.notebook.read_text(encoding="utf-8") if job.notebook and own.notebook.exists() else None
         return Result("done", why, read_record(own.record), text, job.speeds and job.speeds.known(config))
+
+
+def _is_complete(own: files.Files, job: Job) -> bool:
+    """Whether a run has all that it is to leave: one whose notebook was lost makes it of the record, in seconds."""
+    return own.record.exists() and (own.notebook.exists() or not job.notebook)
 
 
 def _lacks_teacher(config: RunConfig, job: Job) -> Result | None:
@@ -129,9 +134,15 @@ def _attempt(config: RunConfig, job: Job) -> str:
 
 
 def _why(error: Exception) -> str:
-    """What to say of a run that raised `error`, which is being handled; an interruption is raised again."""
+    """What to say of a run that raised `error`, which is being handled; an interruption is raised again.
+
+    `DeviceLost` where a GPU failed: every further run of this process would fail too.
+    """
     if isinstance(error.__cause__, KeyboardInterrupt):
         raise error
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # PyTorch has it from 2.8 on
+        why = " ".join(str(error).split())[:120]
+        raise DeviceLost(f"The GPU failed ({why}): run the same command again, which goes on.") from error
     if isinstance(error, ImclError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
@@ -174,12 +185,12 @@ def run_batch(
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
     """
-    out, pool = Path(out).absolute(), pool or (Slots.on_cores(1) if notebook else Here())
+    out, pool = Path(out).expanduser().absolute(), pool or (Slots.on_cores(1) if notebook else Here())
     if data_folder := data_folder or os.environ.get("IMCL_DATA"):
         data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
     speeds = speeds or _speeds(pool, device, budget, [out, *done], data_folder)
     outcome = Outcome()
-    todo = _todo(configs, out, done, retry_failed, outcome)
+    todo = _todo(configs, out, done, retry_failed, notebook, outcome)
     if not pool.remote:
         todo = _with_data(todo, data_folder, progress, outcome)
     ends = None if budget is None else time.monotonic() + budget
@@ -206,16 +217,25 @@ def _speeds(
 
 
 def _todo(
-    configs: Sequence[RunConfig], out: Path, done: Sequence[str | Path], retry_failed: bool, outcome: Outcome
+    configs: Sequence[RunConfig],
+    out: Path,
+    done: Sequence[str | Path],
+    retry_failed: bool,
+    notebook: bool,
+    outcome: Outcome,
 ) -> list[RunConfig]:
-    """Those without a record, and without a failure that is to be left alone; a damaged record is no record."""
+    """Those without a record, and without a failure that is to be left alone; a damaged record is no record.
+
+    With `notebook` also those whose record in `out` has no notebook beside it.
+    """
     found, todo = files.of_runs(files.RECORD, *existing(*done, out)), []
     for config in configs:
-        failure = files.Files(out, config.name).failure
-        if any(map(_is_record, found.get(config.name, []))):
+        own = files.Files(out, config.name)
+        records = [path for path in found.get(config.name, []) if _is_record(path, out)]
+        if records and not (notebook and records == [own.record] and not own.notebook.exists()):
             outcome.skipped.append(config.name)
-        elif failure.exists() and not retry_failed and config.name not in found:
-            outcome.failed_before[config.name] = sentence(failure)
+        elif own.failure.exists() and not retry_failed and config.name not in found:
+            outcome.failed_before[config.name] = sentence(own.failure)
         else:
             todo.append(config)
     if todo:
@@ -224,10 +244,10 @@ def _todo(
     return todo
 
 
-def _is_record(path: Path) -> bool:
-    """False for a damaged file, which is then moved aside; one of a newer version is a record. Both are told."""
+def _is_record(path: Path, out: Path) -> bool:
+    """False for a damaged file, which is moved aside in `out`; one of a newer version is a record. Both are told."""
     try:
-        finished_record(path)
+        (finished_record if path.is_relative_to(out) else read_record)(path)
     except ImclError as error:
         files.tell(str(error))
         return not isinstance(error, DamagedRecord)
@@ -240,9 +260,12 @@ def _with_data(
     """Those whose data is here or can be downloaded now; `ImclError` where that holds for none of them."""
     missing: dict[str, ImclError] = {}
     names = {config.dataset for config in configs}
-    for name in names - {"digits"}:
+    for name in sorted(names):
         try:
-            prepare(name, data_folder_of(folder), progress)
+            if name == "digits":
+                needed("sklearn.datasets", "scikit-learn", "digits")
+            else:
+                prepare(name, data_folder_of(folder), progress)
         except ImclError as error:
             missing[name] = error
     if missing and len(missing) == len(names):

@@ -246,7 +246,9 @@ def _run(configs: "list[RunConfig]", out: str, how: dict[str, Any]) -> int:
         f"{len(outcome.postponed)} did not fit into the budget, {len(outcome.failed)} failed. Records: {out}"
     )
     if outcome.failed_before:
-        print(f"{len(outcome.failed_before)} failed before: imcl status lists them, --retry-failed tries them again.")
+        name, why = next(iter(outcome.failed_before.items()))
+        print(f"{len(outcome.failed_before)} failed before (why: {out}/*.failed.txt): --retry-failed tries them again.")
+        print(f"The first, {name}: {why}")
     return 1 if outcome.failed or outcome.failed_before else 0
 
 
@@ -259,12 +261,15 @@ def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any
         raise ImclError("There is nothing to choose among these runs: --halving is for a table such as search.")
 
     def train(runs: "list[RunConfig]") -> dict[str, float]:
+        failed: dict[str, str] = {}
         for wait in (False, True):  # what other processes are at comes last
             left = None if budget is None else max(0.0, budget - (time.monotonic() - began))
             again = how["retry_failed"] and not wait
-            run_batch(runs, out, **how | {"budget": left, "wait": wait, "retry_failed": again})
+            outcome = run_batch(runs, out, **how | {"budget": left, "wait": wait, "retry_failed": again})
+            failed = outcome.failed_before | outcome.failed
         folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
-        return {record.config.name: record.last_error for record in ledger.records(*folders)}
+        diverged = {name: math.inf for name, why in failed.items() if "is not finite" in why}  # the worst there is
+        return diverged | {record.config.name: record.last_error for record in ledger.records(*folders)}
 
     for case, candidates in cases.items():
         told = search.apart(candidates)

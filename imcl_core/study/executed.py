@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,7 +97,7 @@ def run_notebook(
 
     from imcl_core.study.notebook import code_cells, normalise
 
-    usual = {"kernel_name": "python3", "cwd": str(folder), "progress_bar": False}
+    usual = {"kernel_name": "python3", "kernel_manager_class": _own_kernel(), "cwd": str(folder), "progress_bar": False}
     usual["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
     try:
         executed = papermill.execute_notebook(notebook, live and str(live), values, **usual | options)
@@ -112,6 +113,20 @@ def run_notebook(
     if any(cell.execution_count is None for cell in code_cells(executed)):
         raise ImclError("The notebook stopped before its last cell: take the call of exit() out of it.")
     return executed
+
+
+def _own_kernel() -> type:
+    """The manager of a kernel of this interpreter, whichever one Jupyter's folders have under the name `python3`."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, language="python", display_name="Python 3")
+
+    return OwnKernel
 
 
 def _prepare_environment() -> None:

@@ -51,7 +51,7 @@ def outcomes(paths: Iterable[Path]) -> list[Sheet]:
 
     Two of one maker that differ are told on the error stream, and none is returned.
     """
-    by_maker: dict[tuple[str, int], Sheet] = {}
+    by_maker: dict[tuple, Sheet] = {}
     for sheet in sorted(sound(paths), key=lambda sheet: (sheet.run.get("finished", ""), str(sheet.path))):
         first = by_maker.setdefault(sheet.maker, sheet)
         if first is not sheet and first.curve != sheet.curve:  # a curve is parsed when it is asked for
@@ -150,7 +150,7 @@ class Ledger:
 
 
 def _of_one_process(sheet: Sheet) -> bool:
-    _, processes = sheet.maker
+    _, processes, _ = sheet.maker
     if processes > 1:
         files.tell(
             f"{sheet.path} was trained by {processes} processes, each with a part of every batch: it enters no table. "

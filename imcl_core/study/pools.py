@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -21,6 +22,10 @@ from imcl_core.training.machine import AT_ONCE
 
 class Died(Exception):
     """The process that worked on a call is no more."""
+
+
+class DeviceLost(ImclError):
+    """A GPU that failed is of no more use to the process that it failed."""
 
 
 class Here:
@@ -81,7 +86,7 @@ class Slots:
 
     def _start(self, environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, Mapping[str, str]]:
         spawn = multiprocessing.get_context("spawn")
-        options = {"initializer": _begin, "initargs": (environment, self._ends)}
+        options = {"initializer": _begin, "initargs": (environment, self._ends)}  # which the first call starts
         return ProcessPoolExecutor(1, mp_context=spawn, **options), environment
 
     def __exit__(self, error: type | None, *_: Any) -> None:
@@ -94,17 +99,18 @@ class Slots:
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         executor, environment = self._idle.pop(0)
-        try:
-            future = executor.submit(function, *arguments)
-        except BrokenProcessPool:  # its process died while it had nothing to do
-            executor.shutdown()
-            executor, environment = self._start(environment)
-            future = executor.submit(function, *arguments)
+        with _interrupts_wait():
+            try:
+                future = executor.submit(function, *arguments)
+            except BrokenProcessPool:  # its process died while it had nothing to do
+                executor.shutdown()
+                executor, environment = self._start(environment)
+                future = executor.submit(function, *arguments)
         self._busy[future] = executor, environment
         return future
 
     def result(self, future: Future) -> Any:
-        """What the call returned; raises what it raised, or `Died`."""
+        """What the call returned; raises what it raised, or `Died`: also where its GPU is lost to the process."""
         executor, environment = self._busy.pop(future)
         try:
             result = future.result()
@@ -112,6 +118,10 @@ class Slots:
             executor.shutdown()
             self._idle.append(self._start(environment))
             raise Died("its process was killed, or ran out of memory") from None
+        except DeviceLost as error:
+            executor.shutdown()
+            self._idle.append(self._start(environment))
+            raise Died(str(error)) from error
         except BaseException:
             self._idle.append((executor, environment))
             raise
@@ -129,9 +139,24 @@ def set_environment(environment: Mapping[str, str]) -> None:
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """A process that is started inside does not see Ctrl-C before `_begin`; this one sees it at the end."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(environment: Mapping[str, str], ends: Connection) -> None:
     """In a slot's process: Ctrl-C is the business of its parent, and the parent's end is its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # for kernels, which are interrupted by it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_environment(environment)
     threading.Thread(target=_end_with, args=(ends,), daemon=True).start()

@@ -22,7 +22,7 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
     told and left where it is, as are arrays that are links. `ImclError`, and nothing is taken, where a run has
     different outcomes on one device, in both folders or in one.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source).expanduser(), Path(target).expanduser()
     if not source.is_dir():
         raise ImclError(f"There is no folder {source} to take records from.")
     incoming, here = (files.of_runs(files.RECORD, *existing(folder)) for folder in (source, target))
@@ -55,10 +55,10 @@ def _places(found: Iterable[Sheet], known: Iterable[Sheet], target: Path) -> dic
     return places
 
 
-def _named_after(device: str, processes: int) -> str:
+def _named_after(device: str, processes: int, threads: int | None) -> str:
     """Such as `on-nvidia-h200`."""
-    several = f" {processes} processes" if processes > 1 else ""
-    return "on-" + re.sub("[^a-z0-9]+", "-", (device + several).lower()).strip("-")
+    several = [f"{n} {what}" for n, what in ((processes, "processes"), (threads or 1, "threads")) if n > 1]
+    return "on-" + re.sub("[^a-z0-9]+", "-", " ".join([device, *several]).lower()).strip("-")
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from imcl_core.errors import ImclError
 from imcl_core.files import move_aside, write_whole
+from imcl_core.training.files import tell
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -79,6 +80,22 @@ def load_network(path: Path, digest: str | None, like: nn.Module) -> dict[str, A
 
 def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def carried_on(path: Path, before: list[dict[str, Any]], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """What made the epochs of a run that goes on from the checkpoint `path`, one after the other, and `now` last.
+
+    Where that is another machine, number of threads or version, its digits are of both, which is told; `ImclError`
+    where it is other data.
+    """
+    if not before or before[-1] == now:
+        return before or [now]
+    last = before[-1]
+    if last.get("data") != now.get("data"):
+        raise ImclError(f"The data is not that of {path}: put the same back, or remove the checkpoint to start afresh.")
+    changes = (f"{name} {last.get(name)}, now {value}" for name, value in now.items() if last.get(name) != value)
+    tell(f"{path.name} was made elsewhere ({'; '.join(changes)}): the run goes on, and its record says so.")
+    return [*before, now]
 
 
 class Keeper:

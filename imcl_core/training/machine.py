@@ -74,11 +74,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **({"at_once": at_once(device)} if device.type == "cuda" else {}),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "project": project_version(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def maker(device: torch.device) -> dict[str, Any]:
+    """Of `environment`, what the digits of a run may depend on."""
+    names = ("device", "torch", "project") + (("threads",) if device.type == "cpu" else ())
+    return {name: value for name, value in environment(device).items() if name in names}
 
 
 def at_once(device: torch.device) -> int:

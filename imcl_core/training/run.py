@@ -31,6 +31,7 @@ from imcl_core.training.machine import (
     environment,
     forget_peak,
     kept_memory,
+    maker,
     own_random_numbers,
     peak_memory,
     processes,
@@ -68,7 +69,7 @@ def train(
     Raises `ImclError`, which names the remedy: data or checkpoint missing or damaged, a loss that is not finite, memory
     exhausted.
     """
-    files = Files(Path(out), config.name) if out is not None else None
+    files = Files(Path(out).expanduser(), config.name) if out is not None else None
     if files and files.record.exists() and not return_collaboration:
         return finished_record(files.record)
     device = choose_device(device)
@@ -210,6 +211,7 @@ class Run:
         self.timed = 0.0  # of `seconds`, what was spent here
         self.rest = 0.0  # seconds beside them: to start, to keep checkpoints
         self.peak = 0  # bytes, while it trained
+        self.makers = [maker(device) | {"data": data.origin and data.origin.digest}]  # of its epochs, in order
 
     def finish(
         self,
@@ -337,6 +339,7 @@ class Run:
             "curve": self.curve,
             "seconds": self.seconds,
             "peak": self.peak,
+            "makers": self.makers,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -354,6 +357,7 @@ class Run:
                 raise ValueError(f"it is of the run {state['name']}")
             if not 0 < len(state["curve"]) == len(state["seconds"]) <= self.config.epochs:
                 raise ValueError(f"it has {len(state['curve'])} epochs of {self.config.epochs}")
+            self.makers = checkpoints.carried_on(path, state.get("makers", []), self.makers[-1])
             self.load_state_dict(state)
 
     def record(self) -> Record:
@@ -364,7 +368,8 @@ class Run:
             self.curve,
             {
                 **environment(self.device),
-                "data": self.data.origin and self.data.origin.digest,
+                "data": self.makers[-1]["data"],
+                **({"makers": self.makers} if len(self.makers) > 1 else {}),
                 "processes": self.world,
                 "precision": str(self.step.dtype).removeprefix("torch."),
                 "seconds": round(sum(training) + sum(evaluation), 2),

@@ -13,6 +13,7 @@ from typing import Any
 from imcl_core.errors import ImclError
 from imcl_core.networks import MODELS
 from imcl_core.training.config import EARLIER, RunConfig
+from imcl_core.training.machine import on_gpu
 from imcl_core.training.recipes import RECIPES, SIZES, canonical
 
 FORMAT = 2  # of a record's file; the first one, without a digest, did not say so
@@ -59,9 +60,9 @@ class Sheet:
         return self.run["images_per_s"]
 
     @property
-    def maker(self) -> tuple[str, int]:
-        """Device and number of processes: others make other digits of the same run."""
-        return self.run["device"], self.run.get("processes", 1)
+    def maker(self) -> tuple[str, int, int | None]:
+        """Device, number of processes, and on a processor of threads: others make other digits of the same run."""
+        return self.run["device"], self.run.get("processes", 1), None if on_gpu(self.run) else self.run.get("threads")
 
 
 def curve_text(curve: list[dict[str, Any]]) -> str:

@@ -102,7 +102,7 @@ def session(
 
     What a run has at the end is in its checkpoint: the same call goes on with it. A check that fails stops nothing.
     """
-    at = Session(Path(out), minutes, device)
+    at = Session(Path(out).expanduser(), minutes, device)
     at.tell(f"{minutes:g} minutes on {at.found['device']}")
     try:
         with _interrupted_after(at.left):
