@@ -73,6 +73,7 @@ def test_halving_has_one_budget_for_all_its_rungs(tmp_path, monkeypatch):
     def run_batch(configs, out, **options):
         given.append(options["budget"])
         write(tmp_path, *(Record(config, record(50.0).curve, RUN) for config in configs))
+        return batch.Outcome()
 
     monkeypatch.setattr(batch, "run_batch", run_batch)
     only = ["--only", "cifar10-*-kernel-*", "--profile", "narrow", "--results", str(tmp_path), "--out", str(tmp_path)]
@@ -131,7 +132,7 @@ def test_failures_are_listed_and_tried_again_on_demand(tmp_path, monkeypatch, ca
     batch_bare = ["batch", "study", "--quiet", "--no-notebook"]
     assert main(batch_bare) == 1
     assert main(batch_bare) == 1
-    assert "1 failed before: imcl status lists them, --retry-failed" in capsys.readouterr().out
+    assert "1 failed before (why: runs/*.failed.txt): --retry-failed tries them again." in capsys.readouterr().out
     assert main(["status"]) == 0
     assert f"failed: {tiny(lr=1e30, epochs=2).name}: The loss is not finite" in capsys.readouterr().out
     assert main([*batch_bare, "--retry-failed"]) == 1
