@@ -19,9 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; an `ImclError` becomes one line on standard error and exit status 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an encoding without our signs: a table shall come all the same
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # an encoding without our signs: a table shall come all the same
     try:
         parsed, unknown = _parser(arguments[:1]).parse_known_args(arguments)
         if unknown:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from imcl_core import losses
 from imcl_core.attach.layer import Layer
 from imcl_core.attach.sites import Sites
-from imcl_core.attach.trace import logits_of
+from imcl_core.attach.trace import logits_of, without_auxiliary
 from imcl_core.errors import ImclError, needed
 from imcl_core.local import behind, read_behind, read_locally, uncompiled, with_gradients
 from imcl_core.measure.cost import Counter
@@ -255,7 +255,6 @@ class Collaboration(nn.Module):
         Its `logits`, (B, m), have their graph too, for a criterion of your own in the place of ``"hard"``; of several
         predictions they are the mean. `DistributedDataParallel` averages gradients only where its own `forward` is
         called: wrap a module whose `forward` calls this.
-
         """
         terms, predictions = self._objective(images, labels)
         return Objective(terms, predictions.mean(dim=0) if len(predictions) > 1 else predictions[0])
@@ -306,12 +305,12 @@ class Collaboration(nn.Module):
                     stack.enter_context(behind(self.network, place, change))
             for term in active:
                 stack.enter_context(term.around(self.network))
-            predictions = logits_of(self.network(images))
+            predictions = logits_of(without_auxiliary(self.network(images)))
         if not isinstance(predictions, Tensor):
             self.task.check_logits(predictions, len(images))  # says what it wants
         branches = max(term.branches(len(predictions), len(images)) for term in active)
         predictions = self.task.check_logits(predictions, branches * len(images))
-        if self._terms and predictions.shape[1] != self.task.num_classes:
+        if predictions.shape[1] != self.task.num_classes and any(term.heads or term.compares for term in active):
             raise ImclError(
                 f"The network returns logits of {predictions.shape[1]} classes, and of {self.task.num_classes} when "
                 "terms were attached: replace its last layer first, then make the Collaboration."
@@ -338,6 +337,8 @@ class Collaboration(nn.Module):
 
     def _check_heads(self, error: RuntimeError) -> None:
         """Names the remedy where a step failed and a head is no longer where its place is, or of another type."""
+        if isinstance(error, torch.OutOfMemoryError | getattr(torch, "AcceleratorError", torch.OutOfMemoryError)):
+            return
         for term, place in ((t, p) for t in self._terms.values() for p in t.reads):
             head = next(term.heads[place.name].parameters(), None) if place.name in term.heads else None
             weights = [p for name in place.modules for p in self.network.get_submodule(name).parameters()]

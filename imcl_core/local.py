@@ -11,9 +11,10 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from imcl_core.attach.layer import Layer
-from imcl_core.attach.trace import version_of
+from imcl_core.attach.trace import keeps_a_graph, version_of
 from imcl_core.errors import ImclError
 
 # Decorates what `torch.compile` is to leave alone: `torch.compiler.disable`, which costs a second of every import, at
@@ -39,7 +40,12 @@ _SEVERAL = (
 )
 _OTHERWISE = (
     "{source!r} ran {count} times in this step and {calls} times when the terms were attached, in evaluation mode, so "
-    "that it is not known which of them is layer {name!r}: leave it out of `layers`."
+    "that it is not known which of them is layer {name!r}: give each place a module of its own, or leave it out of "
+    "`layers`."
+)
+_SHARED = (
+    "Layer {name!r} shares weights with another module and cannot be run apart from it, since its weights are computed "
+    "or dropout changes its input: leave it out of `layers`."
 )
 _EMPTY = (
     "Layer {name!r} has lost its weights, as in the replicas of DataParallel, or holds parts of them, as in FSDP: use "
@@ -279,7 +285,10 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
     def tap(output: Tensor) -> Tensor:
         return keep(*_Tap.apply(layer.changed, output, *parameters))
 
-    alone = layer.alone and not any(_recomputes(m) or _changes_inputs(m) or _is_watched(m) for m in source.modules())
+    alone = layer.alone and not any(_recomputes(m) or _changes_inputs(m) for m in source.modules())
+    if layer.shared and not alone:
+        raise ImclError(_SHARED.format(name=layer.name))
+    alone = alone and (layer.shared or not any(_is_watched(m) or keeps_a_graph(m) for m in source.modules()))
     with replaced_forward(network, layer.source, forward) if alone else behind(network, layer, tap):
         yield
     if not kept:
@@ -295,14 +304,15 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
 
 def _of_tensors(call: Callable, inputs: tuple, named: dict[str, Any]) -> tuple[Callable, Sequence[Tensor]]:
     """`call` as a function of the tensors among its arguments, and these."""
-    given = (*inputs, *named.values())
-    if not named and all(isinstance(x, Tensor) for x in given):
+    if not named and all(isinstance(x, Tensor) for x in inputs):
         return call, inputs
+    given, form = tree_flatten((inputs, named))  # of lists and tuples too
 
     def of_tensors(*tensors: Tensor) -> Tensor:
         rest = iter(tensors)
         filled = [next(rest) if isinstance(x, Tensor) else x for x in given]
-        return call(*filled[: len(inputs)], **dict(zip(named, filled[len(inputs) :], strict=True)))
+        positional, keywords = tree_unflatten(filled, form)
+        return call(*positional, **keywords)
 
     return of_tensors, [x for x in given if isinstance(x, Tensor)]
 

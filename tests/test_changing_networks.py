@@ -25,13 +25,33 @@ def tail(classes: int = 4) -> tuple[nn.Module, ...]:
 
 
 @pytest.mark.parametrize("classes", [2, 9])
-@pytest.mark.parametrize("methods", ["mid", "pull-push", "hsic", "predsim", "kernel"])
+@pytest.mark.parametrize("methods", ["mid", "pull-push", "hsic", "predsim"])
 def test_another_number_of_classes_names_the_remedy(classes, methods):
     network = nn.Sequential(unit(3, 8), *tail())
     collaboration = Collaboration(network, methods, image_shape=SHAPE)
     network[3] = nn.Linear(8, classes)
     with pytest.raises(ImclError, match=f"{classes} classes, and of 4 when .* replace its last layer first"):
         collaboration(IMAGES, LABELS % 2)
+
+
+def test_terms_that_know_no_classes_take_another_last_layer():
+    network = nn.Sequential(unit(3, 8), *tail())
+    collaboration = Collaboration(network, "kernel+cutout+label-smoothing", image_shape=SHAPE)
+    network[3] = nn.Linear(8, 9)
+    collaboration(IMAGES, LABELS).backward()
+
+
+def test_exhausted_memory_is_told_as_what_it_is(monkeypatch):
+    network = nn.Sequential(unit(3, 8), *tail())
+    collaboration = Collaboration(network, "mid", image_shape=SHAPE)
+    collaboration.heads.double()  # no head is of its layer's type
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(network[0], "forward", exhausted)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        collaboration(IMAGES, LABELS)
 
 
 @pytest.mark.parametrize("methods", ["mid", "pull-push"])
@@ -126,8 +146,40 @@ class Auxiliary(nn.Module):
 
 @pytest.mark.parametrize("methods", ["baseline", "kernel", "mid"])
 def test_auxiliary_logits_are_not_left_out_in_silence(methods):
+    assert Collaboration(Auxiliary(), image_shape=SHAPE)(IMAGES).shape == (6, 4)  # to look at, as before
     with pytest.raises(ImclError, match="aux_logits=False"):
         Collaboration(Auxiliary(), methods, image_shape=SHAPE, kernels="body.0")(IMAGES, LABELS)
+
+
+class Listed(nn.Module):
+    """A layer that gets features in a list in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor, more: list[Tensor] = ()) -> Tensor:
+        return sum(more, self.conv(x))
+
+
+class Skipping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.skip, self.b, self.tail = unit(3, 8), nn.Conv2d(3, 8, 1), Listed(), nn.Sequential(*tail())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.b(self.a(x), [self.skip(x)]) if self.training else self.b(self.a(x)))
+
+
+def test_features_in_a_list_have_their_gradient():
+    gradients = []
+    for methods in ("baseline", "mid"):
+        torch.manual_seed(0)
+        network = Skipping()
+        collaboration = Collaboration(network, methods, image_shape=SHAPE, layers="b" if methods == "mid" else None)
+        collaboration.objective(IMAGES, LABELS)["hard"].backward()
+        gradients.append(network.skip.weight.grad)
+    torch.testing.assert_close(*gradients)
 
 
 # --- losses of their own
@@ -171,6 +223,39 @@ def of_what_is_hooked(methods: str) -> Tensor:
 
 def test_a_feature_that_a_hook_takes_out_of_a_layer_has_all_its_gradient():
     torch.testing.assert_close(of_what_is_hooked("mid"), of_what_is_hooked("baseline"))
+
+
+class Shared(nn.Module):
+    """Two convolutions of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.tail = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.b.weight, self.end = self.a.weight, nn.Sequential(*tail())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.tail(self.b(self.a(x).relu())))
+
+
+def test_a_hook_on_a_layer_of_shared_weights_changes_no_gradient():
+    gradients = []
+    for hooked in (False, True):
+        torch.manual_seed(0)
+        network = Shared()
+        if hooked:
+            network.b.register_forward_hook(lambda *_: None)
+        collaboration = Collaboration(network, "mid", image_shape=SHAPE, layers="b")
+        collaboration.objective(IMAGES, LABELS)["mid/b"].backward()
+        gradients.append(network.a.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_layer_of_shared_weights_that_are_computed_is_refused():
+    network = Shared()
+    collaboration = Collaboration(network, "mid", image_shape=SHAPE, layers="b")
+    network.b.register_forward_pre_hook(lambda *_: None)
+    with pytest.raises(ImclError, match="'b' shares weights with another module and cannot be run apart"):
+        collaboration(IMAGES, LABELS)
 
 
 # --- layers that the rule finds
@@ -247,6 +332,29 @@ class FrozenTrunk(nn.Module):
 
 def test_behind_a_trunk_without_gradients_the_rule_still_finds_layers():
     assert "b" in Collaboration(FrozenTrunk(), "mid", image_shape=SHAPE).layers
+
+
+class Through(nn.Module):
+    """What a function does to the image, or to the first unit's maps, ends the graph; or a unit is called by name."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way, self.a, self.b = way, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.tail = nn.Sequential(*tail())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "normalised":
+            with torch.no_grad():
+                x = (x - 0.5) / 0.5
+        if self.way == "rounded":
+            x = (x * 255).to(torch.uint8).float() / 255
+        x = self.a(input=x) if self.way == "named" else self.a(x)
+        return self.tail(self.b(x.detach() if self.way == "detached" else x))
+
+
+@pytest.mark.parametrize("way", ["normalised", "rounded", "named", "detached"])
+def test_a_graph_that_ends_on_the_way_hides_no_layer(way):
+    assert Collaboration(Through(way), "mid", image_shape=SHAPE).layers == ["a", "b"]
 
 
 # --- terms of one's own, and a loop that tells no progress

@@ -20,6 +20,7 @@ class Layer:
     layout: "maps" (B, C, H, W), "channels last" (B, H, W, C), "tokens" (B, T, C) or "sequence first" (T, B, C).
     tokens: T, where there are any.
     alone: the layer is one module with tensors alone as inputs, so that it can be run apart from the network.
+    shared: it shares weights with another module, and is right only where it is run apart.
     changed: the network changes these features in place later on, so that the losses need a copy.
     """
 
@@ -33,6 +34,7 @@ class Layer:
     tokens: int = 0
     alone: bool = False
     changed: bool = False
+    shared: bool = False
 
     def as_maps(self, features: Tensor) -> Tensor:
         """`features` as maps (B, C, H, W). Of tokens, the last H·W are taken: those of classes come first.

@@ -143,7 +143,7 @@ class _Following:
     """Which module takes exactly what another returned; only those among `allowed` may join a layer."""
 
     def __init__(self, trace: Trace, allowed: list[Call]):
-        self.allowed, self.users = set(allowed), _users(trace.logits.grad_fn)
+        self.allowed, self.users = set(allowed), trace.users
         self.takers: dict[Any, list[Call]] = {}
         for call in trace.calls:
             works = call.module._parameters or not any(True for _ in call.module.children())
@@ -168,19 +168,6 @@ class _Following:
         if len(fitting) != 1 or fitting[0] not in self.allowed or _holds_weights(fitting[0].module):
             return None
         return fitting[0]
-
-
-def _users(end: Any) -> Counter:
-    """How many autograd nodes before `end` take what each one makes."""
-    users, todo, seen = Counter(), [end], set()
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            behind = {below for below, _ in node.next_functions}
-            users.update(behind)
-            todo += behind
-    return users
 
 
 def _adds(node: Any, term: Any) -> bool:

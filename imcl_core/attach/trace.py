@@ -21,16 +21,18 @@ CONVOLUTION = nn.modules.conv._ConvNd  # the base class of all of them
 
 
 def logits_of(output: Any) -> Any:
-    """The `logits` of what a model of Hugging Face returns; what others return as it is.
+    """The `logits` of what a model of Hugging Face returns; what others return as it is."""
+    return getattr(output, "logits", output)
 
-    `ImclError` for logits of auxiliary classifiers beside them, as torchvision's GoogLeNet returns in training.
-    """
+
+def without_auxiliary(output: Any) -> Any:
+    """`output`; `ImclError` for logits of auxiliary classifiers too, as torchvision's GoogLeNet returns in training."""
     if isinstance(output, tuple) and hasattr(output, "logits") and sum(isinstance(x, Tensor) for x in output) > 1:
         raise ImclError(
             "The network returns logits of auxiliary classifiers too, which no term here would train: build it without "
             "them, such as with aux_logits=False, or wrap it in a module that returns the main ones."
         )
-    return getattr(output, "logits", output)
+    return output
 
 
 def check_logits(
@@ -125,8 +127,7 @@ class Trace:
         for module in network.modules():
             for parameter in module._parameters.values():
                 self.owners.setdefault(parameter, []).append(module)
-        # Whether the graph goes from the image to the logits: without it, what has no graph may come of the image too.
-        self.unbroken = all(c.after is not None for c in self.calls if c.before is not None and _is_float(c.output))
+        self.users = _users(self.logits.grad_fn)
         self.by_name: dict[str, list[Call]] = {}
         for call in self.calls:
             self.by_name.setdefault(call.name, []).append(call)
@@ -136,7 +137,9 @@ class Trace:
         image = torch.zeros(1, *self.image_shape, device=parameter.device, dtype=parameter.dtype)
         try:
             with torch.enable_grad():
-                logits = self.network(image.requires_grad_().clone())
+                image = image.requires_grad_().clone()
+                self._start = image.grad_fn
+                logits = self.network(image)
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ImclError(
@@ -220,6 +223,7 @@ class Trace:
             tokens=end.output.shape[:2].numel() if end.output.ndim == 3 else 0,
             alone=modules == [end] and end.pure and end.closed,
             changed=end.output._version > end.version,
+            shared=any(self.shared_with(call.module) for call in modules),
         )
 
     def runs_once(self, call: Call) -> bool:
@@ -235,7 +239,8 @@ class Trace:
     def on_maps(self, call: Call) -> bool:
         """Whether a convolution works on maps of the image: not on gates, a grid, or what a pool made flat."""
         shape = call.output.shape
-        if len(shape) != 1 + len(self.image_shape) or (self.unbroken and call.before is None):
+        elsewhere = call.before is None and self._start in self.users  # else a graph that ends on the way says nothing
+        if len(shape) != 1 + len(self.image_shape) or elsewhere:
             return False
         flat = len(shape) == 4 and 1 in shape[2:] and max(shape[2:]) > 1
         later = (c.output for c in self.calls[self.calls.index(call) + 1 :] if c.output is not None)
@@ -318,7 +323,7 @@ class Trace:
         raise ImclError(f"The network does not end in an nn.Sequential with dropout, which out needs: {remedy}.")
 
 
-def _keeps_a_graph(module: nn.Module) -> bool:
+def keeps_a_graph(module: nn.Module) -> bool:
     """Whether it holds a tensor that it computed, such as a loss of its own, for others to differentiate."""
     return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in vars(module).values())
 
@@ -332,12 +337,21 @@ def has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _is_float(output: Tensor | None) -> bool:
-    return output is not None and output.is_floating_point()
+def _users(end: Any) -> Counter:
+    """How many autograd nodes before `end` take what each one makes."""
+    users, todo, seen = Counter(), [end], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            behind = {below for below, _ in node.next_functions}
+            users.update(behind)
+            todo += behind
+    return users
 
 
 def is_features(call: Call) -> bool:
-    return _is_float(call.output) and call.output.ndim in (3, 4)
+    return call.output is not None and call.output.ndim in (3, 4) and call.output.is_floating_point()
 
 
 def has_image_rows(output: Tensor) -> bool:
@@ -400,15 +414,15 @@ def _watched(network: nn.Module, calls: list[Call]) -> Iterator[None]:
     started: list[tuple[list[Any], list[int]]] = []
     counts: Counter[nn.Module] = Counter()
 
-    def begin(module: nn.Module, args: tuple) -> None:
-        tensors = [x for x in args if isinstance(x, Tensor)]
+    def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
         started.append(([x.grad_fn for x in tensors], [x._version for x in tensors]))
 
     def end(name: str) -> Callable:
         def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             inputs, versions = started.pop()
             pure = not kwargs and all(isinstance(x, Tensor) for x in args) and versions == [x._version for x in args]
-            pure = pure and not any(_keeps_a_graph(m) for m in module.modules())
+            pure = pure and not any(keeps_a_graph(m) for m in module.modules())
             result = output if isinstance(output, Tensor) else None
             calls.append(Call(name, module, counts[module], pure, inputs, result))
             counts[module] += 1
@@ -417,7 +431,7 @@ def _watched(network: nn.Module, calls: list[Call]) -> Iterator[None]:
 
     hooks = []
     for name, module in network.named_modules():
-        hooks.append(module.register_forward_pre_hook(begin))
+        hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
         hooks.append(module.register_forward_hook(end(name), with_kwargs=True))
     try:
         yield

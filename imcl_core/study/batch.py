@@ -77,6 +77,8 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
     with _locked(job.out, config.name, wait or job.wait) as ours:
         if not ours or _is_complete(own, job):
             return Result("skipped")
+        if own.record.exists():  # its notebook alone was lost, and takes seconds
+            return Result("skipped", _attempt(config, job))
         if lacking := _lacks_teacher(config, job):
             return lacking
         if job.ends is not None:
@@ -94,7 +96,7 @@ def run_one(config: RunConfig, job: Job, wait: bool = False) -> Result:
 
 
 def _is_complete(own: files.Files, job: Job) -> bool:
-    """Whether a run has all that it is to leave: one whose notebook was lost makes it of the record, in seconds."""
+    """Whether a run has all that it is to leave."""
     return own.record.exists() and (own.notebook.exists() or not job.notebook)
 
 
@@ -141,8 +143,7 @@ def _why(error: Exception) -> str:
     if isinstance(error.__cause__, KeyboardInterrupt):
         raise error
     if isinstance(error, getattr(torch, "AcceleratorError", ())):  # PyTorch has it from 2.8 on
-        why = " ".join(str(error).split())[:120]
-        raise DeviceLost(f"The GPU failed ({why}): run the same command again, which goes on.") from error
+        raise DeviceLost(f"its GPU failed: {' '.join(str(error).split())[:120]}") from error
     if isinstance(error, ImclError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}\n{traceback.format_exc()}"
@@ -185,14 +186,16 @@ def run_batch(
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
     """
-    out, pool = Path(out).expanduser().absolute(), pool or (Slots.on_cores(1) if notebook else Here())
+    out, *done = (Path(folder).expanduser().absolute() for folder in (out, *done))
+    pool = pool or (Slots.on_cores(1) if notebook else Here())
     if data_folder := data_folder or os.environ.get("IMCL_DATA"):
         data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
     speeds = speeds or _speeds(pool, device, budget, [out, *done], data_folder)
     outcome = Outcome()
-    todo = _todo(configs, out, done, retry_failed, notebook, outcome)
+    todo = _todo(configs, out, done, retry_failed, outcome)
     if not pool.remote:
         todo = _with_data(todo, data_folder, progress, outcome)
+        todo += _without_notebook(configs, out, data_folder, outcome) if notebook else []
     ends = None if budget is None else time.monotonic() + budget
     shown = progress and isinstance(pool, Here) and not notebook
     job = Job(out, data_folder or None, device and str(device), notebook, wait, shown, ends, speeds)
@@ -217,31 +220,36 @@ def _speeds(
 
 
 def _todo(
-    configs: Sequence[RunConfig],
-    out: Path,
-    done: Sequence[str | Path],
-    retry_failed: bool,
-    notebook: bool,
-    outcome: Outcome,
+    configs: Sequence[RunConfig], out: Path, done: Sequence[Path], retry_failed: bool, outcome: Outcome
 ) -> list[RunConfig]:
-    """Those without a record, and without a failure that is to be left alone; a damaged record is no record.
-
-    With `notebook` also those whose record in `out` has no notebook beside it.
-    """
+    """Those without a record, and without a failure that is to be left alone; a damaged record is no record."""
     found, todo = files.of_runs(files.RECORD, *existing(*done, out)), []
     for config in configs:
-        own = files.Files(out, config.name)
-        records = [path for path in found.get(config.name, []) if _is_record(path, out)]
-        if records and not (notebook and records == [own.record] and not own.notebook.exists()):
+        failure = files.Files(out, config.name).failure
+        if any(_is_record(path, out) for path in found.get(config.name, [])):
             outcome.skipped.append(config.name)
-        elif own.failure.exists() and not retry_failed and config.name not in found:
-            outcome.failed_before[config.name] = sentence(own.failure)
+        elif failure.exists() and not retry_failed and config.name not in found:
+            outcome.failed_before[config.name] = sentence(failure)
         else:
             todo.append(config)
     if todo:
         with _locked(out, ".batch"):  # can it be written to?
             pass
     return todo
+
+
+def _without_notebook(
+    configs: Sequence[RunConfig], out: Path, data_folder: Path | None, outcome: Outcome
+) -> list[RunConfig]:
+    """Those whose record in `out` has no notebook beside it, which an interruption kept from being written."""
+    found = []
+    for config in configs:
+        own = files.Files(out, config.name)
+        here = config.dataset == "digits" or (data_folder_of(data_folder) / f"{config.dataset}.npz").exists()
+        if config.name in outcome.skipped and here and own.record.exists() and not own.notebook.exists():
+            outcome.skipped.remove(config.name)
+            found.append(config)
+    return found
 
 
 def _is_record(path: Path, out: Path) -> bool:
@@ -299,7 +307,14 @@ def _work(
     while waiting or running:
         while waiting and len(running) < pool.slots:
             config = waiting.popleft()
-            running[pool.submit(run_one, config, job, deaths[config.name] > 0)] = config
+            try:
+                running[pool.submit(run_one, config, job, deaths[config.name] > 0)] = config
+            except DeviceLost as error:  # to this very process
+                yield config, Result("failed", f"It ended the batch ({error})."), len(running)
+                raise ImclError(
+                    f"The batch ended at {config.name} ({error}): the same command goes on with the others, and "
+                    "--retry-failed tries this one again."
+                ) from error
             yield config, None, len(running)
         for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
             config = running.pop(future)

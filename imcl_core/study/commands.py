@@ -267,7 +267,7 @@ def _halve(configs: "list[RunConfig]", factor: int, out: str, how: dict[str, Any
             again = how["retry_failed"] and not wait
             outcome = run_batch(runs, out, **how | {"budget": left, "wait": wait, "retry_failed": again})
             failed = outcome.failed_before | outcome.failed
-        folders = [folder for folder in (*how["done"], out) if os.path.isdir(folder)]
+        folders = [folder for folder in (*how["done"], os.path.expanduser(out)) if os.path.isdir(folder)]
         diverged = {name: math.inf for name, why in failed.items() if "is not finite" in why}  # the worst there is
         return diverged | {record.config.name: record.last_error for record in ledger.records(*folders)}
 

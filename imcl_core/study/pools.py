@@ -86,8 +86,8 @@ class Slots:
 
     def _start(self, environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, Mapping[str, str]]:
         spawn = multiprocessing.get_context("spawn")
-        options = {"initializer": _begin, "initargs": (environment, self._ends)}  # which the first call starts
-        return ProcessPoolExecutor(1, mp_context=spawn, **options), environment
+        options = {"initializer": _begin, "initargs": (environment, self._ends)}
+        return ProcessPoolExecutor(1, mp_context=spawn, **options), environment  # the first call starts its process
 
     def __exit__(self, error: type | None, *_: Any) -> None:
         if error:

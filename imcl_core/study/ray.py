@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from imcl_core.errors import ImclError, needed
-from imcl_core.study.pools import Died, set_environment
+from imcl_core.study.pools import DeviceLost, Died, set_environment
 from imcl_core.training.machine import AT_ONCE
 
 CONNECT_SECONDS = 10
@@ -64,6 +64,8 @@ class RayPool:
         try:
             return future.result()
         except errors.RayTaskError as error:
+            if isinstance(error.cause, DeviceLost):
+                raise Died(str(error.cause)) from None
             if isinstance(error.cause, ImclError):
                 raise error.cause from None
             raise ImclError(

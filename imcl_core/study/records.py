@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,19 +46,31 @@ def merge(source: str | Path, target: str | Path) -> list[Path]:
 
 def _places(found: Iterable[Sheet], known: Iterable[Sheet], target: Path) -> dict[Path, Path]:
     """The files of a run by another `maker` than the known ones, by where they go."""
-    makers, places = {sheet.maker for sheet in known}, {}
+    taken, places = [*known], {}
     for sheet in ledger.outcomes(sheet.path for sheet in found):
-        if sheet.maker not in makers:
-            folder = target / _named_after(*sheet.maker) if makers else target
-            places[folder / sheet.path.name] = sheet.path
-            makers.add(sheet.maker)
+        if not any(_are_one(sheet, other) for other in taken):
+            folders = _folders(target / _named_after(*sheet.maker)) if taken else iter([target])
+            free = (path for folder in folders if (path := folder / sheet.path.name) not in places)
+            places[next(path for path in free if not path.exists())] = sheet.path
+            taken.append(sheet)
     return places
 
 
-def _named_after(device: str, processes: int, threads: int | None) -> str:
+def _are_one(sheet: Sheet, other: Sheet) -> bool:
+    """Whether both are of one maker, or of one device on which other threads made the same of it."""
+    return sheet.maker == other.maker or (sheet.maker[:2] == other.maker[:2] and sheet.curve == other.curve)
+
+
+def _folders(first: Path) -> Iterator[Path]:
+    """`first`, and further ones where it has such a file already."""
+    yield first
+    yield from (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+
+
+def _named_after(device: str, processes: int, threads: str) -> str:
     """Such as `on-nvidia-h200`."""
-    several = [f"{n} {what}" for n, what in ((processes, "processes"), (threads or 1, "threads")) if n > 1]
-    return "on-" + re.sub("[^a-z0-9]+", "-", " ".join([device, *several]).lower()).strip("-")
+    several = f"{processes} processes" if processes > 1 else ""
+    return "on-" + re.sub("[^a-z0-9]+", "-", " ".join([device, several, threads]).lower()).strip("-")
 
 
 def _refuse_clashes(sheets: dict[str, list[Sheet]]) -> None:

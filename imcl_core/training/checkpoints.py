@@ -82,10 +82,10 @@ def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def carried_on(path: Path, before: list[dict[str, Any]], now: dict[str, Any]) -> list[dict[str, Any]]:
+def carried_on(path: Path, before: list[dict[str, Any]], now: dict[str, Any], told: bool) -> list[dict[str, Any]]:
     """What made the epochs of a run that goes on from the checkpoint `path`, one after the other, and `now` last.
 
-    Where that is another machine, number of threads or version, its digits are of both, which is told; `ImclError`
+    Where that is another machine, number of threads or version, its digits are of both, which is `told`; `ImclError`
     where it is other data.
     """
     if not before or before[-1] == now:
@@ -94,7 +94,8 @@ def carried_on(path: Path, before: list[dict[str, Any]], now: dict[str, Any]) ->
     if last.get("data") != now.get("data"):
         raise ImclError(f"The data is not that of {path}: put the same back, or remove the checkpoint to start afresh.")
     changes = (f"{name} {last.get(name)}, now {value}" for name, value in now.items() if last.get(name) != value)
-    tell(f"{path.name} was made elsewhere ({'; '.join(changes)}): the run goes on, and its record says so.")
+    if told:
+        tell(f"{path.name} was made otherwise ({'; '.join(changes)}): the run goes on, and its record says so.")
     return [*before, now]
 
 

@@ -211,7 +211,8 @@ class Run:
         self.timed = 0.0  # of `seconds`, what was spent here
         self.rest = 0.0  # seconds beside them: to start, to keep checkpoints
         self.peak = 0  # bytes, while it trained
-        self.makers = [maker(device) | {"data": data.origin and data.origin.digest}]  # of its epochs, in order
+        by = {"processes": self.world, "data": data.origin and data.origin.digest}
+        self.makers = [maker(device) | by]  # of its epochs, in order
 
     def finish(
         self,
@@ -357,7 +358,7 @@ class Run:
                 raise ValueError(f"it is of the run {state['name']}")
             if not 0 < len(state["curve"]) == len(state["seconds"]) <= self.config.epochs:
                 raise ValueError(f"it has {len(state['curve'])} epochs of {self.config.epochs}")
-            self.makers = checkpoints.carried_on(path, state.get("makers", []), self.makers[-1])
+            self.makers = checkpoints.carried_on(path, state.get("makers", []), self.makers[-1], self.rank == 0)
             self.load_state_dict(state)
 
     def record(self) -> Record:

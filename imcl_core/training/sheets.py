@@ -60,9 +60,11 @@ class Sheet:
         return self.run["images_per_s"]
 
     @property
-    def maker(self) -> tuple[str, int, int | None]:
-        """Device, number of processes, and on a processor of threads: others make other digits of the same run."""
-        return self.run["device"], self.run.get("processes", 1), None if on_gpu(self.run) else self.run.get("threads")
+    def maker(self) -> tuple[str, int, str]:
+        """Device, number of processes, and on a processor its threads: others make other digits of the same run."""
+        threads = [maker.get("threads") for maker in self.run.get("makers", [self.run])]
+        known = "" if on_gpu(self.run) or threads == [None] else f"threads {' then '.join(map(str, threads))}"
+        return self.run["device"], self.run.get("processes", 1), known
 
 
 def curve_text(curve: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """A batch where something is missing, interrupted or set up by others: nothing is lost, and what is said is true."""
 
+import dataclasses
 import io
 import json
 import math
@@ -7,21 +8,24 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
-from made_records import record, write
+from made_records import RUN, record, write
 from runs import outcome, tiny
 from runs import run as trained
 
-from imcl_core import ImclError
+from imcl_core import ImclError, RunConfig
 from imcl_core import cli as command_line
 from imcl_core.cli import main
 from imcl_core.study import batch, executed, records, search
 from imcl_core.study.commands import _halve
 from imcl_core.study.grids import GRIDS
 from imcl_core.study.notebook import read
-from imcl_core.study.pools import Died, Here, Slots, _interrupts_wait
+from imcl_core.study.pools import DeviceLost, Died, Here, Slots, _interrupts_wait
+from imcl_core.study.ray import RayPool
 from imcl_core.training import machine
 from imcl_core.training.record import read_record
 
@@ -57,7 +61,7 @@ def test_a_run_that_goes_on_with_other_threads_or_code_says_so_and_so_does_its_r
     makers = trained(config, out=tmp_path).run["makers"]
     assert [maker["threads"] for maker in makers][1:] == [7] != [maker["threads"] for maker in makers][:1]
     assert makers[1]["project"] == "new" != makers[0]["project"]
-    assert f"{config.name}.checkpoint.pt was made elsewhere (threads " in (told := capsys.readouterr().err)
+    assert f"{config.name}.checkpoint.pt was made otherwise (threads " in (told := capsys.readouterr().err)
     assert "now 7; project " in told and "now new" in told
     assert read_record(tmp_path / f"{config.name}.json").run["makers"] == makers
 
@@ -84,14 +88,32 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     assert (tmp_path / f"{config.name}.checkpoint.pt").exists()
 
 
+def made(folder, last, **how):
+    return write(folder, dataclasses.replace(record(last=last), run=RUN | how))[0]
+
+
 def test_other_threads_make_another_outcome_and_no_clash(tmp_path):
     for threads, last in ((1, 25.0), (2, 26.0)):
-        made = record(last=last)
-        made.run["threads"] = threads
-        write(tmp_path / f"threads-{threads}", made)
+        made(tmp_path / f"threads-{threads}", last, threads=threads)
     assert len(records.merge(tmp_path / "threads-1", tmp_path / "results")) == 1
     (second,) = records.merge(tmp_path / "threads-2", tmp_path / "results")
-    assert second.parent.name == "on-device-1-2-threads"
+    assert second.parent.name == "on-device-1-threads-2"
+
+
+def test_merge_overwrites_no_record_that_has_the_folder_of_its_device(tmp_path):
+    made(tmp_path / "results", 25.0, device="GPU", at_once=1)
+    there = made(tmp_path / "results" / "on-device-1-threads-1", 26.0, threads=2)
+    held = there.read_bytes()
+    made(tmp_path / "source", 27.0, threads=1)
+    (new,) = records.merge(tmp_path / "source", tmp_path / "results")
+    assert new.parent.name == "on-device-1-threads-1-2" and there.read_bytes() == held
+
+
+def test_the_same_outcome_of_other_threads_is_taken_once(tmp_path):
+    for threads in (1, 2):
+        made(tmp_path / f"threads-{threads}", 25.0, threads=threads)
+    assert len(records.merge(tmp_path / "threads-1", tmp_path / "results")) == 1
+    assert records.merge(tmp_path / "threads-2", tmp_path / "results") == []
 
 
 # --- what a run leaves
@@ -117,10 +139,31 @@ def test_a_run_whose_notebook_was_lost_gets_one_and_is_not_trained_again(tmp_pat
     assert run([config], tmp_path, **options).done == [config.name]
     made = (tmp_path / f"{config.name}.json").read_bytes()
     (tmp_path / f"{config.name}.ipynb").unlink()
-    assert run([config], tmp_path, **options).done == [config.name]
+    assert run([config], tmp_path, **options).skipped == [config.name]
     assert (tmp_path / f"{config.name}.ipynb").exists() and (tmp_path / f"{config.name}.json").read_bytes() == made
     assert run([config], tmp_path, **options).skipped == [config.name]
     assert as_notebook == {config.name: 2}
+
+
+def test_a_notebook_that_cannot_be_made_leaves_the_record_what_it_is(tmp_path, monkeypatch, capsys):
+    config = tiny(epochs=1)
+    trained(config, out=tmp_path)
+
+    def fails(*_):
+        raise ImclError("There is no kernel.")
+
+    monkeypatch.setattr(executed, "execute", fails)
+    found = run([config], tmp_path, notebook=True, pool=Here())
+    assert found.skipped == [config.name] and not found.failed and not list(tmp_path.glob("*.failed.txt"))
+    assert "There is no kernel." in capsys.readouterr().err
+
+
+def test_a_lost_notebook_of_data_that_is_not_here_is_let_go(tmp_path, as_notebook):
+    place = {"dataset": "stl10", "model": "resnet18", "methods": "baseline", "profile": "narrow"}
+    write(tmp_path / "out", record(**place))
+    config = RunConfig(**place)
+    found = run([config], tmp_path / "out", notebook=True, pool=Here(), data_folder=tmp_path)
+    assert found.skipped == [config.name] and not as_notebook
 
 
 def test_a_record_among_the_results_needs_no_notebook_here(tmp_path, as_notebook):
@@ -138,6 +181,16 @@ def test_a_damaged_record_among_the_results_is_left_there_and_is_no_record(tmp_p
     found = run([config], tmp_path / "out", done=[tmp_path / "results"])
     assert found.done == [config.name] and file.exists()
     assert f"{file} is damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_record_in_out_is_run_again_though_it_lies_among_the_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny(epochs=1)
+    trained(config, out="results/own")
+    file = tmp_path / "results" / "own" / f"{config.name}.json"
+    file.write_text(file.read_text()[:-200])
+    assert run([config], "results/own", done=["results"]).done == [config.name]
+    assert read_record(file).config == config
 
 
 @pytest.mark.parametrize("where", ["train", "batch", "merge"])
@@ -176,6 +229,13 @@ def test_a_candidate_that_diverges_comes_last(tmp_path, monkeypatch, capsys):
         rows = [line.split() for line in capsys.readouterr().out.splitlines() if "lr=" in line]
         assert [math.isinf(float(error)) for error, _ in rows] == [False, False, True]
         assert rows[-1][1] == "lr=1e+30"
+
+
+def test_a_search_in_a_folder_below_home_finds_its_records(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    candidates = [tiny(epochs=1, validation=True, lr=lr) for lr in (0.03, 0.1)]
+    how = {"budget": None, "done": [], "retry_failed": False, "progress": False}
+    assert _halve(candidates, 3, "~/runs", how) == 0
 
 
 def test_a_candidate_that_failed_for_another_reason_is_not_judged(tmp_path):
@@ -221,9 +281,24 @@ def test_a_gpu_that_failed_fails_no_other_run(tmp_path, monkeypatch):
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(batch, "train", fails)
-    with pytest.raises(ImclError, match=r"The GPU failed \(CUDA error: .*run the same command again"):
-        run([tiny(epochs=1), tiny(epochs=1, seed=1)], tmp_path)
-    assert not list(tmp_path.glob("*.failed.txt"))
+    first, second = tiny(epochs=1), tiny(epochs=1, seed=1)
+    with pytest.raises(ImclError, match=rf"ended at {first.name} \(its GPU failed: CUDA error: .*--retry-failed"):
+        run([first, second], tmp_path)
+    assert [path.name for path in tmp_path.glob("*.failed.txt")] == [f"{first.name}.failed.txt"]
+    monkeypatch.undo()
+    again = run([first, second], tmp_path)
+    assert again.done == [second.name] and "CUDA error" in again.failed_before[first.name]
+
+
+def test_on_ray_a_gpu_that_failed_is_a_process_that_died():
+    class TaskError(Exception):
+        cause = DeviceLost("it failed")
+
+    future = Future()
+    future.set_exception(TaskError())
+    errors = SimpleNamespace(RayTaskError=TaskError, RayError=OSError)
+    with pytest.raises(Died, match="it failed"):
+        RayPool.result(SimpleNamespace(_ray=SimpleNamespace(exceptions=errors)), future)
 
 
 def test_a_slot_whose_gpu_failed_is_replaced():
@@ -252,7 +327,7 @@ def test_ctrl_c_while_the_command_line_is_read_is_an_interruption(monkeypatch, c
     assert capsys.readouterr().err == "imcl: Interrupted.\n"
 
 
-def test_a_process_that_is_being_started_does_not_see_ctrl_c_and_this_one_sees_it_after():
+def test_a_process_that_is_being_started_does_not_see_ctrl_c_and_this_one_sees_it_after(monkeypatch):
     blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     seen = []
 
@@ -262,6 +337,16 @@ def test_a_process_that_is_being_started_does_not_see_ctrl_c_and_this_one_sees_i
             os.kill(os.getpid(), signal.SIGINT)
             seen.append(child.stdout)
 
+    submit = ProcessPoolExecutor.submit
+
+    def watched(*arguments):
+        seen.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return submit(*arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", watched)
+    with Slots.on_cores(1) as pool:
+        pool.result(pool.submit(os.getpid))
+    assert seen.pop() is True
     with pytest.raises(KeyboardInterrupt):
         start()
     assert seen == ["True\n"]
