@@ -81,7 +81,7 @@ def test_what_is_not_needed_is_pinned_apart():
 
 
 def test_each_third_party_import_of_the_packages_is_declared():
-    modules = {"PIL": "pillow", "sklearn": "scikit-learn", "docutils": "sphinx"}
+    modules = {"PIL": "pillow", "sklearn": "scikit-learn", "docutils": "sphinx", "jupyter_client": "jupyter-client"}
     imported = set()
     for file in [*(ROOT / "imcl_core").rglob("*.py"), *(ROOT / "book" / "imcl_book").rglob("*.py")]:
         imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))

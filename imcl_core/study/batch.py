@@ -179,28 +179,31 @@ def run_batch(
     Runs with a record in `out` or below one of the folders `done` are skipped, as are those that another process is
     at (with `wait` that one is waited for), and those that failed in an earlier batch, unless `retry_failed`. A teacher
     is trained before those it teaches. With a `budget`, in seconds from now, a run is started only if its estimated
-    time fits into what is left. A run that fails leaves `<name>.failed.txt` and does not stop the rest; one whose
-    process was interrupted or died resumes from its checkpoint. With `notebook` each run leaves `run.ipynb` executed.
-    `pool`: where to work; default: here. `speeds`: what a budget is planned with; default: the records' and trials'.
+    time fits into what is left. A run that fails leaves `<name>.failed.txt` and stops no other; one whose process died
+    resumes from its checkpoint. With `notebook` each run leaves `run.ipynb` executed. `pool`: where to work; default:
+    here. `speeds`: what a budget is planned with; default: the records' and trials'.
 
     Raises:
         ImclError: `out` cannot be written to, there is no data for any of the runs, no such device.
     """
-    out, *done = (Path(folder).expanduser().absolute() for folder in (out, *done))
+    out, *done = map(_absolute, (out, *done))
     pool = pool or (Slots.on_cores(1) if notebook else Here())
-    if data_folder := data_folder or os.environ.get("IMCL_DATA"):
-        data_folder = Path(data_folder).expanduser().absolute()  # kernels and nodes work in other folders
+    data_folder = _absolute(data_folder or os.environ.get("IMCL_DATA") or None)
     speeds = speeds or _speeds(pool, device, budget, [out, *done], data_folder)
-    outcome = Outcome()
-    todo = _todo(configs, out, done, retry_failed, outcome)
+    todo = _todo(configs, out, done, retry_failed, outcome := Outcome())
     if not pool.remote:
-        todo = _with_data(todo, data_folder, progress, outcome)
-        todo += _without_notebook(configs, out, data_folder, outcome) if notebook else []
-    ends = None if budget is None else time.monotonic() + budget
+        lost = _without_notebook(configs, out, data_folder, outcome) if notebook else []
+        todo = [*_with_data(todo, data_folder, progress, outcome), *lost]
     shown = progress and isinstance(pool, Here) and not notebook
-    job = Job(out, data_folder or None, device and str(device), notebook, wait, shown, ends, speeds)
+    ends = None if budget is None else time.monotonic() + budget
+    job = Job(out, data_folder, device and str(device), notebook, wait, shown, ends, speeds)
     _work_through(todo, job, pool, progress, outcome)
     return outcome
+
+
+def _absolute(folder: str | Path | None) -> Path | None:
+    """For kernels and nodes, which work in other folders."""
+    return None if folder is None else Path(folder).expanduser().absolute()
 
 
 def _speeds(
