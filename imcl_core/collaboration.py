@@ -247,6 +247,7 @@ class Collaboration(nn.Module):
         if labels is None:
             return logits_of(self.network(images))
         terms, _ = self._objective(images, labels)
+        self.terms = {name: value.detach() for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
     def objective(self, images: Tensor, labels: Tensor) -> "Objective":
@@ -257,6 +258,7 @@ class Collaboration(nn.Module):
         called: wrap a module whose `forward` calls this.
         """
         terms, predictions = self._objective(images, labels)
+        self.terms = {name: value.detach() for name, value in terms.items()}
         return Objective(terms, predictions.mean(dim=0) if len(predictions) > 1 else predictions[0])
 
     def _objective(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -276,7 +278,6 @@ class Collaboration(nn.Module):
             with torch.autocast(images.device.type, enabled=False):
                 for term in active:
                     terms = term.into(terms, seen[term.name], step)
-        self.terms = {name: value.detach() for name, value in terms.items()}
         return self._with_all_heads(terms), predictions
 
     def _with_all_heads(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:

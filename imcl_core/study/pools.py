@@ -141,7 +141,7 @@ def set_environment(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """A process that is started inside does not see Ctrl-C before `_begin`; this one sees it at the end."""
+    """A process that is started inside does not see Ctrl-C before `_begin`; this one at the latest at the end."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
