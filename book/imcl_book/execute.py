@@ -30,13 +30,15 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     cwd: Path | str | None = None,
     attempts: int = 2,
+    python: Path | str = sys.executable,
 ) -> bool:
     """Run a notebook in a fresh kernel and write it, normalised, to `out` (default: in place).
 
-    `parameters` replace those of its cell tagged `parameters`; the kernel runs in `cwd` (default: the
-    notebook's folder) and is started again if it dies. Returns whether the file changed: a re-run of an
-    unchanged notebook leaves it untouched. Raises `ImclError`, and writes nothing, on an unknown parameter,
-    one of another type, a cell that fails, a run that stops early, or a file that was changed meanwhile.
+    `parameters` replace those of its cell tagged `parameters`; the kernel is of the
+    interpreter `python`, runs in `cwd` (default: the notebook's folder) and is started again if it dies.
+    Returns whether the file changed: a re-run of an unchanged notebook leaves it untouched. Raises
+    `ImclError`, and writes nothing, on an unknown parameter, one of another type, a cell that fails, a run
+    that stops early, or a file that was changed meanwhile.
     """
     path, parameters = Path(path), dict(parameters or {})
     before = path.read_bytes() if path.exists() else b""
@@ -44,7 +46,7 @@ def execute(
     notebook.cells = [cell for cell in notebook.cells if not {INJECTED, FAILED} & tags(cell)]
     check_parameters(path, notebook, parameters)
     try:
-        executed = run_notebook(notebook, None, parameters, Path(cwd or path.parent), attempts)
+        executed = run_notebook(notebook, None, parameters, Path(cwd or path.parent), attempts, python)
     except ImclError as error:
         raise ImclError(f"{path}: {error}") from None
     if out is None and path.read_bytes() != before:

@@ -84,20 +84,23 @@ def run_notebook(
     values: dict[str, Any],
     folder: Path,
     attempts: int = 2,
+    python: Path | str = sys.executable,
     **options: Any,
 ) -> "NotebookNode":
     """Runs a notebook in a fresh kernel that works in `folder`, and returns it executed, in normal form.
 
     `values` replace those of its cell tagged `parameters`. `live`: a file that gets each cell as it ends, and keeps
-    what there is of a run that fails. A kernel that dies is started anew, `attempts` kernels in all. `options` go to
-    papermill's `execute_notebook`. Raises `ImclError` where a cell raises (the traceback follows the message), where
+    what there is of a run that fails. The kernel is of the interpreter `python`, whichever one Jupyter's folders have
+    under the name `python3`; one that dies is started anew, `attempts` kernels in all. `options` go to papermill's
+    `execute_notebook`. Raises `ImclError` where a cell raises (the traceback follows the message), where
     the notebook stops early, and where the last kernel dies too.
     """
     import papermill
 
     from imcl_core.study.notebook import code_cells, normalise
 
-    usual = {"kernel_name": "python3", "kernel_manager_class": _own_kernel(), "cwd": str(folder), "progress_bar": False}
+    usual = {"kernel_name": "python3", "kernel_manager_class": _kernel_of(python), "cwd": str(folder)}
+    usual["progress_bar"] = False
     usual["extra_arguments"] = ["--log-level=CRITICAL"]  # ipykernel 7 warns of TCP at every start
     try:
         executed = papermill.execute_notebook(notebook, live and str(live), values, **usual | options)
@@ -107,7 +110,7 @@ def run_notebook(
         raise ImclError(f"{kind}{error.evalue}\n{trace}") from None
     except RuntimeError as error:  # the kernel died: it was killed, or another process took one of its ports
         if attempts > 1:
-            return run_notebook(notebook, live, values, folder, attempts - 1, **options)
+            return run_notebook(notebook, live, values, folder, attempts - 1, python, **options)
         raise ImclError(f"The kernel died ({error}): run it again, with more memory free.") from error
     executed = normalise(executed)
     if any(cell.execution_count is None for cell in code_cells(executed)):
@@ -115,18 +118,18 @@ def run_notebook(
     return executed
 
 
-def _own_kernel() -> type:
-    """The manager of a kernel of this interpreter, whichever one Jupyter's folders have under the name `python3`."""
+def _kernel_of(python: Path | str) -> type:
+    """The manager of a kernel of that interpreter."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class OwnKernel(AsyncKernelManager):
+    class KernelOf(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=argv, language="python", display_name="Python 3")
 
-    return OwnKernel
+    return KernelOf
 
 
 def _prepare_environment() -> None:

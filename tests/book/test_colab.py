@@ -5,7 +5,6 @@ The second half builds an environment with PyTorch in it and runs the whole book
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -310,18 +309,13 @@ def preinstalled() -> Path:
 
 @pytest.fixture
 def kernel(preinstalled, tmp_path, monkeypatch) -> Path:
-    """Kernels are those of a fresh environment that finds Colab's packages and nothing else; its Python."""
+    """The Python of a fresh environment that finds Colab's packages and nothing else."""
     fresh = tmp_path / "fresh"
     subprocess.run([preinstalled, "-m", "venv", "--without-pip", fresh], check=True)
     python = fresh / "bin" / "python"
     (packages(python) / "colab.pth").write_text(f"{packages(preinstalled)}\n")
-    spec = tmp_path / "jupyter" / "kernels" / "python3"
-    spec.mkdir(parents=True)
-    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Colab", "language": "python"}))
     for name in ("PYTHONPATH", "MPLBACKEND", "VIRTUAL_ENV"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IMCL_SOURCE", str(ROOT))
@@ -333,7 +327,7 @@ def kernel(preinstalled, tmp_path, monkeypatch) -> Path:
 def test_every_notebook_runs_as_on_colab(path, kernel, tmp_path):
     here, out = tmp_path / "content", tmp_path / "out.ipynb"
     here.mkdir()
-    execute.execute(path, out, cwd=here)
+    execute.execute(path, out, cwd=here, python=kernel)
     first = next(cell for cell in read(out).cells if cell.cell_type == "code")
     version = subprocess.run([kernel, "-V"], capture_output=True, text=True).stdout.strip()
     assert first.outputs[0].text.startswith(f"{version}, torch ")

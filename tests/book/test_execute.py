@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,6 +92,15 @@ def test_a_dead_kernel_is_started_again(tmp_path, monkeypatch):
     monkeypatch.setattr("papermill.execute_notebook", run)
     assert execute.execute(chapter(tmp_path / "chapter.ipynb"))
     assert len(runs) == 2
+
+
+def test_a_notebook_is_run_by_the_interpreter_that_is_named(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nINTERPRETER=another exec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    path = chapter(tmp_path / "chapter.ipynb", "import os\nprint(os.environ['INTERPRETER'])")
+    execute.execute(path, python=python)
+    assert outputs(path)[0].text == "another\n"
 
 
 def test_what_has_not_changed_is_not_run_again(tmp_path, capsys, monkeypatch):
