@@ -95,6 +95,19 @@ def data_folder(folder: str | Path | None = None) -> Path:
     return Path(folder or os.environ.get("IMCL_DATA") or cache).expanduser()
 
 
+def is_ready(name: str, folder: str | Path | None = None) -> bool:
+    """Whether a data set can be loaded without a download."""
+    return name == "digits" or (data_folder(folder) / f"{name}.npz").exists()
+
+
+def make_ready(name: str, folder: str | Path | None = None, progress: bool = True) -> None:
+    """Downloads a data set that is not in the data folder; `ImclError` where it cannot be had."""
+    if name == "digits":
+        needed("sklearn.datasets", "scikit-learn", name)
+    else:
+        prepare(name, data_folder(folder), progress)
+
+
 def load(
     name: str,
     *,

@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from imcl_core.data.download import prepare
-from imcl_core.data.sets import data_folder as data_folder_of
-from imcl_core.errors import ImclError, needed
+from imcl_core.data.sets import is_ready, make_ready
+from imcl_core.errors import ImclError
 from imcl_core.files import locked, write_whole
 from imcl_core.study import executed, ledger
 from imcl_core.study.pools import DeviceLost, Died, Here, Slots
@@ -248,7 +247,7 @@ def _without_notebook(
     found = []
     for config in configs:
         own = files.Files(out, config.name)
-        here = config.dataset == "digits" or (data_folder_of(data_folder) / f"{config.dataset}.npz").exists()
+        here = is_ready(config.dataset, data_folder)
         if config.name in outcome.skipped and here and own.record.exists() and not own.notebook.exists():
             outcome.skipped.remove(config.name)
             found.append(config)
@@ -273,10 +272,7 @@ def _with_data(
     names = {config.dataset for config in configs}
     for name in sorted(names):
         try:
-            if name == "digits":
-                needed("sklearn.datasets", "scikit-learn", "digits")
-            else:
-                prepare(name, data_folder_of(folder), progress)
+            make_ready(name, folder, progress)
         except ImclError as error:
             missing[name] = error
     if missing and len(missing) == len(names):

@@ -124,7 +124,9 @@ def plan(
     *tables: Annotated[str, "as imcl status lists them (default: the paper's)"],
     profile: Profile = "paper",
     seeds: Seeds = 3,
-    results: Annotated[str, "folder with records: speeds"] = "results",
+    dataset: Dataset = None,
+    only: Only = None,
+    results: Annotated[str, "folder with records: speeds, and what is done"] = "results",
     price: Annotated[float | None, "of an hour of a GPU, in your currency: what the hours cost"] = None,
 ) -> None:
     """What a reproduction takes before it is run.
@@ -133,27 +135,34 @@ def plan(
       imcl plan                                             every table at the paper's scale, three seeds
       imcl plan table-3 figure-2 --seeds 5 --price 2.50     two of them; with what the hours cost at 2.50 an hour
       imcl plan narrow --profile narrow                     what two cores can train to the end; with their hours
+      imcl plan narrow --profile narrow --only '*-tree-*'   only the runs of that name
     """
     from imcl_core.study import ledger
-    from imcl_core.study.grids import BEYOND, GRIDS, grid, with_teachers
+    from imcl_core.study.grids import BEYOND, GRIDS, with_teachers
     from imcl_core.study.plan import core_hours
     from imcl_core.study.plan import plan as planned
     from imcl_core.study.records import folders_given
     from imcl_core.training.recipes import SIZES
 
     names = tables or [name for name in GRIDS if name not in BEYOND]
-    grids = {name: with_teachers(grid(name, profile, seeds)) for name in names}
+    grids = {name: with_teachers(_wanted(name, profile, seeds, dataset, only)) for name in names}
     records = ledger.every_sheet(*folders_given([results], usual=["results"]))
     table = planned(grids, records)
-    print(table.to_string(float_format="{:.1f}".format))
+    print(table.to_string(float_format=lambda x: f"{x:.1f}" if x >= 1 else f"{x:.2g}"))
     if SIZES[profile].width < 1:  # narrow enough for a CPU
+        done = {record.config.name for record in records}
         print("\non two cores, a run on each, as measured by the records")
         for name, configs in grids.items():
-            hours, unmeasured = core_hours(configs, records)
-            print(f"{name:18}{hours / 2:8.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else ""))
+            left = [config for config in configs if config.name not in done]
+            whole, rest = (_told_hours(*core_hours(runs, records)) for runs in (configs, left))
+            print(f"{name:18}{whole:>8}; of it left: {rest}")
     if price is not None:
         cost = table.filter(like=", h") * price
         print(f"\nat {price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
+
+
+def _told_hours(hours: float, unmeasured: int) -> str:
+    return f"{hours / 2:.1f} h" + (f" and {unmeasured} unmeasured runs" if unmeasured else "")
 
 
 _TABLES = "table-1, table-2, table-3, figure-2, narrow, decisions, neighbours, search or claims (default: all)"

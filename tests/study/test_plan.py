@@ -3,6 +3,7 @@
 import dataclasses
 from itertools import product
 
+import made_records
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,6 +112,17 @@ def test_the_plan_of_a_narrow_profile_names_what_is_unmeasured(capsys, tmp_path,
     assert main(["plan", "figure-2", "--profile", "cpu", "--seeds", "1"]) == 0
     count = len(grid("figure-2", "cpu", 1))
     assert f"0.0 h and {count} unmeasured" in capsys.readouterr().out
+
+
+def test_the_plan_of_some_runs_tells_what_is_left_of_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = made_records.record(methods="baseline", profile="cpu")
+    made_records.write(tmp_path, dataclasses.replace(done, run=done.run | {"seconds": 7200.0, "threads": 1}))
+    command = ["plan", "figure-2", "--profile", "cpu", "--results", ".", "--only"]
+    assert main([*command, "cifar100-vgg16-baseline-cpu-seed*"]) == 0
+    assert "figure-2             3.0 h; of it left: 2.0 h\n" in capsys.readouterr().out  # of three seeds on two cores
+    assert main([*command, "cifar10-*"]) == 2
+    assert "No run of figure-2 has a name that matches 'cifar10-*'" in capsys.readouterr().err
 
 
 def test_the_plan_counts_teachers_too(capsys, tmp_path, monkeypatch):
