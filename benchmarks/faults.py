@@ -1,6 +1,6 @@
 """Kills, damaged files and wild settings at random: what is lost, doubled, wrong, renamed or told as a raw error.
 
-    nice python benchmarks/faults.py                                        (about half an hour; all counts should be 0)
+    nice python benchmarks/faults.py                                     (a quarter of an hour; all counts should be 0)
     python benchmarks/faults.py --kills 20 --files 20 --configs 20          (minutes; 0: none of that kind)
 
 A run is killed again and again at a random moment until it ends: trained alone, in a batch, in a notebook's kernel, and

@@ -7,20 +7,18 @@ the same run.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from data_path import PilImages
 from torch.utils.data import DataLoader
 
 from imcl_core import RunConfig
 from imcl_core.data.batches import TrainBatches
 from imcl_core.data.sets import DataSet
-from imcl_core.networks import build
 from imcl_core.study.gpu.checks import random_images
-from imcl_core.study.gpu.speeds import flops_per_image, seconds
+from imcl_core.study.gpu.speeds import flops_per_image, plain_loop, seconds
 from imcl_core.training.run import build_collaboration
 from imcl_core.training.step import make_step
 
@@ -29,23 +27,11 @@ IMAGES = 4_096
 
 
 def plain(config: RunConfig, data: DataSet, device: torch.device, half: bool, workers: int) -> Callable[[], None]:
-    """A step as a tutorial has it: DataLoader, zero_grad, forward, backward, step."""
-    network = build(config.model, CLASSES, config.width).to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    """A step as a tutorial has it, on the batches of a DataLoader with workers."""
     loader = DataLoader(
         PilImages(data), config.batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True
     )
-    batches: Iterator = itertools.chain.from_iterable(itertools.repeat(loader))
-
-    def step() -> None:
-        images, labels = (part.to(device, non_blocking=True) for part in next(batches))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return plain_loop(config, device, half, loader)
 
 
 def ours(config: RunConfig, data: DataSet, device: torch.device, graphed: bool) -> Callable[[], None]:

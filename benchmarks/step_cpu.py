@@ -16,22 +16,12 @@ from statistics import median
 
 import torch
 
-from imcl_core import Collaboration, MethodSettings
+from imcl_core import Collaboration, MethodSettings, methods
 from imcl_core.networks import build
 from imcl_core.study.grids import BEST, SINGLES, WITHOUT_PROJECTION
 from imcl_core.training.machine import device_name, kept_memory
 
-NEIGHBOURS = (
-    "label-smoothing",
-    "cutout",
-    "spatial-dropout",
-    "dropblock",
-    "r-drop",
-    "decov",
-    "deep-supervision",
-    "predsim",
-    "hsic",
-)
+NEIGHBOURS = tuple(term.name for term in methods.NEIGHBOURS if not term.taught_by)
 VARIANTS = {"pull-push without projection": {"methods": "pull-push", "settings": WITHOUT_PROJECTION}}
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", *BEST, "+".join(SINGLES), *NEIGHBOURS, *VARIANTS)
 MODELS = ("resnet18", "vgg16")

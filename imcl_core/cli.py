@@ -59,9 +59,7 @@ def _parser(chosen: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def data(
-    dataset: Annotated[str, "digits, cifar10, cifar100, stl10 or imagenet32"], *, folder: DataFolder = None
-) -> None:
+def data(dataset: Annotated[str, "a data set, as imcl train --help lists them"], *, folder: DataFolder = None) -> None:
     """Fetch a data set and describe it.
 
     examples:
@@ -95,7 +93,10 @@ def train(
       imcl train stl10 --profile narrow                     a narrow network to its end, a quarter of an hour
       imcl train cifar100 --profile paper --out runs        the paper's recipe, for a GPU; it resumes
     """
+    from pathlib import Path
+
     from imcl_core.training.config import RunConfig
+    from imcl_core.training.files import Files
     from imcl_core.training.run import train as train_one
 
     if data_set is not None and settings.setdefault("dataset", data_set) != data_set:
@@ -108,7 +109,7 @@ def train(
         f"{config.model} {config.methods} on {config.dataset}: {on} error {record.last_error:.2f} % after "
         f"{config.epochs} epochs (best epoch {record.best_error:.2f} %), {record.images_per_s:.0f} images/s"
     )
-    print(f"{out}/{config.name}.json")
+    print(Files(Path(out).expanduser(), config.name).record)
 
 
 def memory(

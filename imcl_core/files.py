@@ -12,6 +12,11 @@ from imcl_core.errors import ImclError
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
+def unreadable(path: Path, error: OSError) -> ImclError:
+    """What to raise where a file is there and cannot be read, which is no damage of it."""
+    return ImclError(f"{path} cannot be read ({error.strerror or error}): make it readable and run again.")
+
+
 def write_whole(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
     """Writes a file so that it is there in full or not at all: to a temporary name, then renamed.
 

@@ -1,8 +1,8 @@
 r"""The equations of the paper, as pure functions of tensors.
 
 Symbols: a batch of ``B`` images, ``m`` classes, ``H`` predictions of one image, logits ``z``, temperature ``T``,
-:math:`\psi(z;T)_i = \exp(z_i/T) / \sum_j \exp(z_j/T)`. Every loss is a mean over the batch and is computed in
-float32 at least: half-precision inputs are promoted first.
+:math:`\psi(z;T)_i = \exp(z_i/T) / \sum_j \exp(z_j/T)`. Losses of predictions are means over the batch. All are
+computed in float32 at least: half-precision inputs are promoted first.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,14 @@ from torch.autograd.function import once_differentiable
 
 from imcl_core.errors import ImclError, check_choice
 
+NO_LABEL = -(2**31)  # for `ignore_index`: PyTorch's own, -100, drops rows without a word
 _AS_ON_A_GPU: ContextVar[bool | None] = ContextVar("as on a GPU", default=None)
 
 
 def few_calls(x: Tensor) -> bool:
     """Whether to take the ways with fewer calls: on a GPU, where a call costs more than a small tensor's arithmetic.
 
-    The values are the same; `tests/losses/test_few_calls.py` compares both ways.
+    The values differ by rounding alone, as `tests/losses/test_few_calls.py` compares.
     """
     asked = _AS_ON_A_GPU.get()
     return x.is_cuda if asked is None else asked
@@ -64,7 +65,7 @@ def hard_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tenso
     """
     _check_logits(logits, target)
     z = promote(logits) / temperature
-    return F.cross_entropy(z, _of_type(target, z))
+    return F.cross_entropy(z, _of_type(target, z), ignore_index=NO_LABEL)
 
 
 def soft_loss(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -105,8 +106,7 @@ def output_loss(
 ) -> Tensor:
     """Collaboration of the output layer, Eq. 3 and Eq. 4: each of H predictions learns from labels and peers.
 
-    `logits` (H, B, m), `target` as of `hard_loss`; a scalar. `t_squared` multiplies the soft part by T², as
-    distillation does.
+    `logits` (H, B, m), `target` as of `hard_loss`; a scalar. `t_squared`: the soft part times T², as in distillation.
     """
     teachers = peer_targets(logits, temperature, detach)
     _check_logits(logits[0], target)
@@ -146,7 +146,7 @@ def intermediate_losses(
         hard = -(_of_type(target, z) * log_probabilities).sum(dim=2)
     else:
         every = log_probabilities.flatten(0, 1), target.repeat(count)
-        hard = F.nll_loss(*every, reduction="none").unflatten(0, (count, -1))
+        hard = F.nll_loss(*every, reduction="none", ignore_index=NO_LABEL).unflatten(0, (count, -1))
     soft = -(teachers * log_probabilities).sum(dim=2)
     return (alpha * hard + beta * soft).mean(dim=1)
 

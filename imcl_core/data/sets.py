@@ -14,7 +14,7 @@ from torch import Tensor
 from imcl_core.data.archives import Arrays
 from imcl_core.data.download import prepare
 from imcl_core.errors import ImclError, check_choice, needed
-from imcl_core.files import move_aside
+from imcl_core.files import move_aside, unreadable
 
 NAMES = (
     "digits",
@@ -225,13 +225,13 @@ def _read(path: Path) -> Arrays:
     try:
         with open(path, "rb") as raw, np.load(raw) as file:
             arrays = {key: file[key] for key in KEYS if key in file.files}
-    except PermissionError as error:
-        raise ImclError(f"{path} cannot be read ({error.strerror}): give yourself the right to.") from error
     except MemoryError as error:
         raise ImclError(
             f"{path} asks for more memory than there is ({error}): put a good copy there, or use a larger machine."
         ) from error
     except Exception as error:  # NumPy and zipfile have a dozen ways to say that a file is damaged
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, error) from error
         if _intact(path):
             raise ImclError(f"{path} is not readable as arrays ({error}): put a good copy there.") from error
         aside = move_aside(path)

@@ -62,7 +62,7 @@ def _copied(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(value): value.detach().clone() for value in left})
 
 
-def distillation_loss(teacher: Tensor, logits: Tensor, temperature: float = 2.0) -> Tensor:
+def distillation_loss(teacher: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """T² · KL(ψ(teacher; T) ‖ ψ(z; T)), the mean over all predictions (Hinton et al. 2014).
 
     `teacher` (B, m) logits, constants; `logits` (H, B, m); a scalar.

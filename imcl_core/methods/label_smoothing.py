@@ -28,10 +28,11 @@ class LabelSmoothing(OfPredictions):
         return smoothed_loss(step.rows(step.predictions)[0], step.targets, self.settings.smoothing_epsilon)
 
 
-def smoothed_loss(logits: Tensor, target: Tensor, epsilon: float = 0.1) -> Tensor:
+def smoothed_loss(logits: Tensor, target: Tensor, epsilon: float) -> Tensor:
     """Cross-entropy with (1 - ε) y + ε / m in place of the one-hot label y (Szegedy et al. 2016, Sec. 7).
 
     `logits` (B, m), `target` as of `hard_loss`; a scalar, the mean over the batch. At ε = 0 it is `losses.hard_loss`.
     """
     z = losses.promote(logits)
-    return F.cross_entropy(z, target.to(z.dtype) if target.is_floating_point() else target, label_smoothing=epsilon)
+    target = target.to(z.dtype) if target.is_floating_point() else target
+    return F.cross_entropy(z, target, ignore_index=losses.NO_LABEL, label_smoothing=epsilon)

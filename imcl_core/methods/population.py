@@ -88,7 +88,7 @@ class Population(nn.Module):
         self.logits: Tensor | None = None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The objective, a scalar, of `images` (B, C, H, W) and `labels` (B,); without labels, logits (B, m)."""
+        """The objective, a scalar, of `images` (B, C, H, W) and `labels` (B,) or (B, m); without them logits (B, m)."""
         if labels is None:
             return self.network(images)
         loss = self.objective(images, labels)[self.name]
@@ -131,7 +131,7 @@ class Population(nn.Module):
 
 
 class MultiInstance(Population):
-    """`heads` whole networks (Fig. 1b): an ensemble whose members learn from each other; one of them is kept."""
+    """`settings.pop_heads` whole networks (Fig. 1b), an ensemble whose members learn from each other; one is kept."""
 
     name, unused = "multi-instance", ("pop_splits",)
 
@@ -142,7 +142,9 @@ class MultiInstance(Population):
 
 
 class Tree(Population):
-    """A trunk that splits in two again and again until there are `heads` (Fig. 1c); one path is kept.
+    """A trunk that splits in two again and again until there are `settings.pop_heads` (Fig. 1c).
+
+    One path is kept.
 
     `settings.pop_splits` names the piece of `network.pieces` in front of which each split lies; by default they cut
     the convolutional layers into equal parts, thirds for four heads.

@@ -12,15 +12,13 @@ from imcl_core.methods.term import OnLayers, Step, Term, without_autocast
 from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting
 
+_ENDS = "at the first and at the last layer, Eq. 9; a layer alone has the first"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PullPushSettings(OnLayers):
-    pp_pull: tuple[float, float] = setting(
-        (0.1, 1.0), "weight of the pull at the first and at the last layer, Eq. 9", least=0, most=10**6
-    )
-    pp_push: tuple[float, float] = setting(
-        (0.0, 0.0), "weight of the push at the first and at the last layer, Eq. 9", least=0, most=10**6
-    )
+    pp_pull: tuple[float, float] = setting((0.1, 1.0), f"weight of the pull {_ENDS}", least=0, most=10**6)
+    pp_push: tuple[float, float] = setting((0.0, 0.0), f"weight of the push {_ENDS}", least=0, most=10**6)
     pp_normalise: bool = setting(True, "divide the Frobenius norms of Eq. 9 by the batch size")
     pp_centre: str = setting(
         "sample", "centre similarity rows per 'sample' or over the 'batch', Eq. 8", one_of=("sample", "batch")

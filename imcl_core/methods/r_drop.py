@@ -44,7 +44,7 @@ class RDrop(OfBranches):
         return rdrop_loss(step.rows(step.predictions), step.targets, self.settings.rdrop_alpha)
 
 
-def rdrop_loss(predictions: Tensor, target: Tensor, alpha: float = 0.6) -> Tensor:
+def rdrop_loss(predictions: Tensor, target: Tensor, alpha: float) -> Tensor:
     """½ (CE₁ + CE₂) + α/4 (KL(p₁‖p₂) + KL(p₂‖p₁)), half of Eq. 4 of Liang et al. 2021.
 
     Half, so that the labels weigh as in the baseline. `predictions` (2, B, m) logits, `target` as of `hard_loss`; a

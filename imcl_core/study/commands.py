@@ -121,7 +121,7 @@ def status(
 
 
 def plan(
-    *tables: Annotated[str, "as imcl status lists them (default: the paper's)"],
+    *tables: Annotated[str, "as imcl status lists them (default: all but search, neighbours and narrow)"],
     profile: Profile = "paper",
     seeds: Seeds = 3,
     dataset: Dataset = None,

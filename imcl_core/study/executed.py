@@ -16,6 +16,7 @@ import torch
 from imcl_core.errors import ImclError
 from imcl_core.files import write_whole
 from imcl_core.training.config import RunConfig
+from imcl_core.training.files import Files
 
 if TYPE_CHECKING:  # neither Jupyter nor papermill is needed where runs are bare
     from nbformat import NotebookNode
@@ -63,7 +64,7 @@ def execute(config: RunConfig, out: Path, device: str | None = None) -> None:
             run_notebook(notebook, live, values, out)
         finally:
             with suppress(FileNotFoundError, *NOT_WHOLE):
-                write_whole(out / f"{config.name}.ipynb", dumps(normalise(parse(live))).encode())
+                write_whole(Files(out, config.name).notebook, dumps(normalise(parse(live))).encode())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -38,7 +39,8 @@ def operations(config: RunConfig) -> float:
     are joined are counted one by one, for what each adds to the baseline adds up.
     """
     no_work = (as_fast() | {"precision"}) - {"profile"}  # whose sizes are filled in already
-    methods, same = config.methods.split("+"), {name: getattr(RunConfig(), name) for name in no_work}
+    methods, usual = config.methods.split("+"), RunConfig()
+    same = {name: getattr(usual, name) for name in no_work}
     each = [_operations(dataclasses.replace(config, methods=m, **same)) for m in methods]
     if len(methods) == 1:
         return each[0]
@@ -92,7 +94,7 @@ def hours(configs: Sequence[RunConfig], gpu: str, records: Iterable[Record] = ()
     """
     speeds: dict[tuple, list[float]] = {}
     for record in records:
-        if gpu in record.run["device"] and alone(record):
+        if re.search(rf"\b{gpu}\b", record.run["device"]) and alone(record):
             speeds.setdefault(record.config.like, []).append(record.run["seconds"] / _seen(record.config))
     seconds, measured = 0.0, bool(configs)
     for config in configs:

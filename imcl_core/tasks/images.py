@@ -61,7 +61,9 @@ class Images:
         return self._soft(self._kept(labels), like, self.num_classes)
 
     def _kept(self, rows: Tensor) -> Tensor:
-        return rows if self._counted is None else rows[self._counted]
+        """Of rows, those of images that count; of several branches, one behind the other."""
+        counted = self._counted
+        return rows if counted is None else rows[counted.repeat(len(rows) // len(counted))]
 
     def _soft(self, labels: Tensor, like: Tensor, classes: int) -> Tensor:
         if not labels.is_floating_point():
@@ -73,7 +75,7 @@ class Images:
 
     @torch.no_grad()
     def label_similarity(self, images: Tensor, labels: Tensor, centre: str) -> Tensor:
-        """S(y) of Eq. 9; `images`: those with these labels."""
+        """S(y) of Eq. 9, in the precision of `images`."""
         return losses.similarity_matrix(self.one_hot(labels, images), centre)
 
     @torch.no_grad()

@@ -134,4 +134,5 @@ class Pixels(Images):
                 "(drop_last=True), or let pp_pixels be more than 0."
             )
         if not self._counts(labels).any():
-            raise ImclError(f"No pixel of this batch counts, all have the label {self.ignored}: skip it.")
+            why = "all probabilities are 0" if labels.is_floating_point() else f"all have the label {self.ignored}"
+            raise ImclError(f"No pixel of this batch counts, {why}: skip it.")

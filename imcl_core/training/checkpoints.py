@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from imcl_core.errors import ImclError
-from imcl_core.files import move_aside, write_whole
+from imcl_core.files import move_aside, unreadable, write_whole
 from imcl_core.training.files import tell
 
 _DIGEST = hashlib.sha256().digest_size
@@ -43,8 +43,8 @@ def damage_moved_aside(path: Path, remedy: str) -> Iterator[None]:
         yield
     except (ImclError, MemoryError, torch.OutOfMemoryError):
         raise
-    except PermissionError as error:
-        raise ImclError(f"{path} cannot be read ({error.strerror}): give yourself the right to.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # PyTorch and pickle have a dozen ways to say that a file is not theirs
         aside = move_aside(path)
         why = " ".join(str(error).split())[:120] or type(error).__name__

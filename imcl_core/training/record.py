@@ -8,6 +8,7 @@ from typing import Any
 
 from imcl_core.files import move_aside, write_whole
 from imcl_core.training.config import RunConfig
+from imcl_core.training.files import Files
 from imcl_core.training.sheets import FORMAT, DamagedRecord, curve_text, digest, read_sheet
 
 
@@ -80,7 +81,7 @@ def finite(value: Any) -> Any:
 
 def write_record(record: Record, folder: str | Path) -> Path:
     """Writes a record to `folder/<name>.json`."""
-    path = Path(folder) / f"{record.config.name}.json"
+    path = Files(Path(folder), record.config.name).record
     write_whole(path, record.to_json().encode())
     return path
 

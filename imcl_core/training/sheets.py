@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imcl_core.errors import ImclError
+from imcl_core.files import unreadable
 from imcl_core.networks import MODELS
 from imcl_core.training.config import EARLIER, RunConfig
 from imcl_core.training.machine import on_gpu
@@ -206,7 +207,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except NewerRecord:
         raise
     except OSError as error:
-        raise ImclError(f"The record {path} cannot be read ({error.strerror}): give yourself the right to.") from error
+        raise unreadable(path, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImclError) as error:
         raise DamagedRecord(path, error) from error
 

@@ -70,7 +70,7 @@ def test_a_cell_that_was_run_with_and_without_augmentation_counts_once(tmp_path,
 def test_the_preface_counts_the_runs_of_the_narrow_reproduction(tmp_path, monkeypatch):
     config = RunConfig(dataset="stl10", model="vgg16", profile="narrow")
     monkeypatch.setattr(sizes, "RESULTS", tmp_path)
-    assert sizes.tested_gains() == "" and "0 have been run, each with 3" in sizes.narrow_coverage()
+    assert sizes.tested_gains() == "" and sizes.narrow_coverage().endswith(" cells has been run yet.")
     write(
         tmp_path,
         *(record(30, seed=s, dataset="stl10", model="vgg16", methods="baseline", profile="narrow") for s in range(3)),

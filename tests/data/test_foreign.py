@@ -56,15 +56,18 @@ def test_a_channel_with_one_value_is_told(tmp_path):
         load("cifar10", folder=tmp_path)
 
 
-def test_data_without_the_right_to_read_it_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")])
+def test_data_that_cannot_be_read_now_is_told_and_stays(tmp_path, monkeypatch, error):
     save(tmp_path, "cifar10")
 
     def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
+        raise error
 
+    monkeypatch.setattr(sets, "_intact", lambda path: False)  # nor can its checksums be read
     monkeypatch.setattr(sets.np, "load", refuse)
-    with pytest.raises(ImclError, match=r"cifar10.npz cannot be read \(Permission denied\)"):
+    with pytest.raises(ImclError, match=rf"cifar10.npz cannot be read \({error.strerror}\)"):
         load("cifar10", folder=tmp_path)
+    assert (tmp_path / "cifar10.npz").exists()
 
 
 def test_a_header_that_asks_for_too_much_is_told(tmp_path):

@@ -18,7 +18,7 @@ each_of_pixels = pytest.mark.parametrize("name", ["baseline", *(n for n, term in
 def make(name, **options):
     torch.manual_seed(0)
     network, teacher = (build("vgg16", CLASSES, 1 / 16, hidden=8, dropout=0.3).double() for _ in "ab")
-    teacher = teacher if name != "baseline" and TERMS[name].taught_by else None
+    teacher = teacher if any(TERMS[n].taught_by for n in name.split("+") if n in TERMS) else None
     collaboration = Collaboration(network, name, teacher=teacher, **options).double()
     collaboration.progress = 0.5
     return collaboration
@@ -112,6 +112,23 @@ def test_an_image_without_a_label_counts_in_no_term(name):
     assert_same(found, step(make(name).eval(), images[kept], labels[kept]))
     with pytest.raises(ImclError, match="skip it"):
         make(name, ignore_label=-100)(images, labels.fill_(-100))
+
+
+@pytest.mark.parametrize("name", ["out+decov", "r-drop+decov"])
+def test_an_image_without_a_label_counts_in_no_branch(name):
+    images, labels = batch()
+    labels[2] = -100
+    kept = labels != -100
+    found = step(make(name, ignore_label=-100).eval(), images, labels)
+    assert_same(found, step(make(name).eval(), images[kept], labels[kept]))
+
+
+@pytest.mark.parametrize("name", ["baseline", "out", "mid", "label-smoothing"])
+def test_a_missing_label_is_refused_where_labels_are_not_looked_at(name, monkeypatch):
+    """As on a GPU and in a compiled step; PyTorch's losses would leave out -100 without a word."""
+    monkeypatch.setattr("imcl_core.collaboration.check_targets", lambda *_: None)
+    with pytest.raises(IndexError, match="-100 is out of bounds"):
+        make(name)(batch()[0], torch.tensor([0, 1, 0, 1, 0, -100]))
 
 
 def test_a_missing_label_names_the_setting():

@@ -87,6 +87,7 @@ def test_hours_rest_on_the_records_of_like_runs_and_else_on_a_share_of_the_peak(
     assert hours([config], "H100", [record(tenth, seconds=40)]) == (pytest.approx(400 / 3600), True)
     assert hours([config], "A100", known) == hours([config], "A100")
     shared = record(config, seconds=4000)
+    assert hours([config], "T4", [record(config, device="NVIDIA T400")]) == hours([config], "T4")
     shared.run["at_once"] = 10  # runs on one GPU, each with a part of its time
     assert hours([config], "H100", [shared]) == hours([config], "H100")
 

@@ -40,7 +40,9 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch_though_no_checkpoint_was
     assert outcome(resumed) == outcome(run(config))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), PermissionError(13, "Permission denied")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(13, "Permission denied"), OSError(116, "Stale file handle")]
+)
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, error):
     path = tmp_path / "a"
     path.touch()

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imcl_book.figures.shared import grouped_bars
-from imcl_book.figures.style import BLACK, ORANGE, SKY, colour, legend_above, panels, styled
+from imcl_book.figures.style import BLACK, ORANGE, SKY, colour, legend_above, method_of, panels, styled
 
 
 @styled
@@ -69,8 +69,8 @@ def heads_by_epoch(quantities: Mapping[str, Mapping[str, np.ndarray]]) -> Figure
     figure, axes = panels(1, len(quantities), 7, 3.2, sharey=True)
     for axis, (label, by_name) in zip(axes[0], quantities.items(), strict=True):
         for name, values in by_name.items():
-            method, *rest = name.split(",")
-            epochs, dash = np.arange(1, len(values) + 1), "--" if rest else "-"
+            method = method_of(name)
+            epochs, dash = np.arange(1, len(values) + 1), "-" if name == method else "--"
             axis.plot(epochs, values.mean(axis=1), color=colour(method), ls=dash, marker="o", ms=3, label=name)
             axis.fill_between(epochs, values.min(axis=1), values.max(axis=1), color=colour(method), alpha=0.1, lw=0)
             axis.set_xticks(epochs)

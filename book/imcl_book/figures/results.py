@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from imcl_book.figures.shared import gains_beside_the_paper
-from imcl_book.figures.style import colour, legend_above, panels, styled
+from imcl_book.figures.style import colour, legend_above, method_of, panels, styled
 from imcl_core.study.tables.figure_2 import draw_figure_2
 
 __all__ = ["fresh_seeds", "gains_beside_the_paper", "label_noise"]
@@ -22,7 +22,7 @@ def fresh_seeds(cases: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figur
     figure, axes = panels(len(cases), 1, 6.4, height, sharex=True, height_ratios=rows)
     for axis, (case, methods) in zip(axes[:, 0], cases.items(), strict=True):
         for place, (method, (first, fresh)) in enumerate(methods.items()):
-            shade = colour(method.replace(" + ", "+").split()[0])
+            shade = colour(method_of(method))
             axis.plot([first, fresh], [place, place], color=shade, lw=1)
             axis.plot(first, place, "o", ms=6, color=shade, fillstyle="none", label="the first seeds")
             axis.plot(fresh, place, "o", ms=6, color=shade, label="fresh seeds")

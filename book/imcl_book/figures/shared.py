@@ -17,6 +17,7 @@ from imcl_book.figures.style import (
     count_along,
     legend_above,
     looks,
+    method_of,
     panels,
     styled,
     without_ticks,
@@ -163,7 +164,7 @@ def by_depth(
     figure, axes = panels(1, 1, 6, 3.4)
     axis, used = axes[0, 0], []
     for (name, values), mark in zip(curves.items(), "so^Dv", strict=False):
-        method = name.split()[0].strip(",:")
+        method = method_of(name)
         shade = "0.55" if method == "before" else colour(method)
         style = {"color": shade, "ls": "--" if shade in used else "-", "marker": mark, "markersize": 4}
         axis.plot(np.arange(1, len(values) + 1), values, label=name, **style)

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from imcl_book.figures.style import COLOURS, colour, panels, styled
+from imcl_book.figures.style import COLOURS, colour, method_of, panels, styled
+from imcl_core.study.tables.judge import SEEDS
 
 PRICES = ("time", "memory")
 NEIGHBOUR = "0.35"  # the shade of every method that is none of the paper's
@@ -16,8 +17,9 @@ NEIGHBOUR = "0.35"  # the shade of every method that is none of the paper's
 def gains_and_prices(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
     """A row of panels a case, in each a line a method: its gain in points, and what a step costs over the baseline's.
 
-    `found` as of `choices`, in its order. A bar in the first panel reaches from bound to bound of the mean gain, of
-    which a hollow marker stands on fewer than three seeds; one in the others from the baseline's price to the method's.
+    `found` as of `choices`, in its order. A bar in the first panel reaches from bound to bound of the mean gain; a
+    hollow marker stands on too few seeds to settle anything. A bar in the others reaches from the baseline's price to
+    the method's.
     """
     counts = [sum(found["network and data"] == case) for case in cases]
     height = sum(0.55 + 0.22 * count for count in counts) + 0.5
@@ -26,9 +28,9 @@ def gains_and_prices(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
     for row, case in zip(axes, cases, strict=True):
         methods = found[found["network and data"] == case].to_dict("records")
         for place, method in enumerate(methods):
-            name = method["method"].replace(" + ", "+").split()[0]
+            name = method_of(method["method"])
             shade = colour(name) if "+" in name or name in COLOURS else NEIGHBOUR
-            fill = "full" if method["n"] >= 3 else "none"
+            fill = "full" if method["n"] >= SEEDS else "none"
             if pd.notna(method["lower"]):
                 row[0].plot([method["lower"], method["upper"]], [place, place], color=shade, lw=1.5)
             row[0].plot(method["gain"], place, "o", ms=6, color=shade, fillstyle=fill, label=method["method"])

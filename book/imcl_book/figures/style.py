@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; a method
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,6 +30,11 @@ STYLE = {
 def colour(methods: str) -> str:
     """The colour of a method, or of any combination."""
     return COLOURS.get(methods, COMBINATIONS[0][0])
+
+
+def method_of(name: str) -> str:
+    """The method or combination that a curve's name begins with: `out+mid` of "out + mid, half the rate"."""
+    return re.split("[ ,:]", name.replace(" + ", "+"))[0]
 
 
 def marker(methods: str) -> str:

@@ -98,13 +98,14 @@ def plain_rate(config: RunConfig, device: torch.device, half: bool, steps: int) 
     return {"images_per_s": config.batch_size / seconds(plain_loop(config, device, half), steps, device)}
 
 
-def plain_loop(config: RunConfig, device: torch.device, half: bool) -> Callable[[], None]:
-    """A step as a tutorial has it: DataLoader with torchvision's transforms, zero_grad, forward, backward, step."""
-    from torchvision.transforms import v2  # here, since it takes a second to import
+def plain_loop(
+    config: RunConfig, device: torch.device, half: bool, loader: DataLoader | None = None
+) -> Callable[[], None]:
+    """A step as a tutorial has it: zero_grad, forward, backward, step, on a loader's batches.
 
-    data = random_images(IMAGES, torch.device("cpu"))
-    change = v2.Compose([v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
-    loader = DataLoader(_Changed(data, change), config.batch_size, shuffle=True, drop_last=True)
+    `loader`: by default one in this process, with torchvision's transforms.
+    """
+    loader = loader or _usual_loader(config.batch_size)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     network = build(config.model, CLASSES, config.width).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
@@ -119,6 +120,14 @@ def plain_loop(config: RunConfig, device: torch.device, half: bool) -> Callable[
 
     step()
     return step
+
+
+def _usual_loader(batch_size: int) -> DataLoader:
+    from torchvision.transforms import v2  # here, since it takes a second to import
+
+    data = random_images(IMAGES, torch.device("cpu"))
+    change = v2.Compose([v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
+    return DataLoader(_Changed(data, change), batch_size, shuffle=True, drop_last=True)
 
 
 class _Changed(TensorDataset):

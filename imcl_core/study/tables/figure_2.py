@@ -8,7 +8,7 @@ import numpy as np
 
 from imcl_core.errors import needed
 from imcl_core.files import write_whole
-from imcl_core.study.grids import BEST, NOISE, SINGLES
+from imcl_core.study.grids import BEST, NOISE, NOISY
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.tables.paper import beside, paper_figures
 from imcl_core.study.tables.write import Table, method_name
@@ -17,7 +17,6 @@ from imcl_core.training.config import RunConfig
 if TYPE_CHECKING:  # a machine that runs batches need not draw
     from matplotlib.figure import Figure
 
-NOISY = ("baseline", *SINGLES, BEST[0])  # the lines of Figure 2, which is of VGG-16 on CIFAR-100
 _TABLE_1, _GAIN = "table1/cifar100/vgg16", f"figure2/cifar100-noise50/vgg16/{BEST[0]}"
 
 
@@ -46,8 +45,8 @@ def draw_figure_2(
     """The paper's Fig. 2: test error (%) by portion of noisy labels, mean and deviation over seeds as error bars.
 
     `errors[methods][noise]`: a value a seed. The paper prints few numbers of it: errors without noise, `printed`, are
-    crosses; its `gain` over the baseline at the highest noise is written down. `colours` by method: of the style, where
-    none are given. `ImclError` without matplotlib.
+    crosses; its `gain` over the baseline at the highest noise is written down. `colours` by method: matplotlib's own,
+    where none are given. `ImclError` without matplotlib.
     """
     figure = needed("matplotlib.figure", "matplotlib", "study").Figure((6.5, 3.8), layout="constrained")
     axis = figure.subplots()

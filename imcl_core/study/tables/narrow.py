@@ -11,7 +11,17 @@ import pandas as pd
 from imcl_core.methods.pull_push import PullPush
 from imcl_core.study.grids import COLUMNS, TUNED_BASELINE, WITHOUT_PROJECTION, grid
 from imcl_core.study.ledger import Ledger, Run
-from imcl_core.study.tables.judge import EXACT, SEEDS, Verdict, gained, moments, paired, summarise, verdict
+from imcl_core.study.tables.judge import (
+    CONFIDENCE,
+    EXACT,
+    SEEDS,
+    Verdict,
+    gained,
+    moments,
+    paired,
+    summarise,
+    verdict,
+)
 from imcl_core.study.tables.paper import paper_figures
 from imcl_core.study.tables.write import NAMES, Cell, Table, between, in_points, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
@@ -45,14 +55,16 @@ class Gain:
 def reproduced(ledger: Ledger) -> list[RunConfig]:
     """What has records of the grid `narrow`, in its order, then of anything else by default, augmented or not."""
     others = [config for cell in ledger.cells(PROFILE) for config in (cell, dataclasses.replace(cell, augment=False))]
-    cells = {config.key: config for config in (*grid(PROFILE, PROFILE), *others)}
+    cells = {config.key: config for config in (*grid("narrow", PROFILE), *others)}
     return [config for config in cells.values() if ledger.runs(config)]
 
 
 def reached(ledger: Ledger) -> str:
     """How far the grid `narrow` has come, in a sentence."""
-    seeds = [len(ledger.runs(config)) for config in grid(PROFILE, PROFILE)]
+    seeds = [len(ledger.runs(config)) for config in grid("narrow", PROFILE)]
     run, enough = sum(n > 0 for n in seeds), sum(n >= SEEDS for n in seeds)
+    if not run:
+        return f"None of its {len(seeds)} cells has been run yet."
     if run == enough:
         return f"Of its {len(seeds)} cells, {run} have been run, each with {SEEDS} seeds or more."
     return f"Of its {len(seeds)} cells, {run} have a run and {enough} have {SEEDS} seeds or more."
@@ -122,7 +134,8 @@ def narrow_table(ledger: Ledger) -> Table:
         "The paper's recipe in fewer epochs, on networks of a quarter of its width and images of 32×32 pixels. "
         f"{reached(ledger)} Errors in percent: of the last epoch, mean ± deviation over n seeds; below, the best epoch "
         "of those evaluated. Gain: the baseline's error less the method's, seed by seed, at the last epoch, so that "
-        "above zero is better; below, the bounds of its mean, each one-sided at 95 %. Some baselines were trained on a "
+        "above zero is better; below, the bounds of its mean, each one-sided at "
+        f"{CONFIDENCE:.0%}. Some baselines were trained on a "
         "processor and again on a GPU, which draws other dropout masks: the error shown is of the first run, and a "
         f"gain is over the baseline of the method's kind of device. For {across} of {len(pairs)} pairs there is none. "
         "The verdict is that of the test of the ledger of claims, by a proxy, which may support a claim of the paper "

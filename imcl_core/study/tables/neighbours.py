@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from imcl_core.methods import TERMS
-from imcl_core.study.grids import COMPARED, TUNED_BASELINE, as_judged
+from imcl_core.study.grids import COMPARED, SEARCH, TUNED_BASELINE, as_judged
 from imcl_core.study.ledger import Ledger
-from imcl_core.study.tables.judge import bounds, gained, last_errors, moments, paired
+from imcl_core.study.tables.judge import CONFIDENCE, bounds, gained, last_errors, moments, paired
 from imcl_core.study.tables.write import NAMES, NO_RUN, Cell, Table, method_name, plus_minus, signed
 from imcl_core.training.config import RunConfig
 
@@ -78,11 +78,12 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
     rows, data = zip(*lines, strict=True)
     note = (
         "Networks of a quarter of the width, every method at its default strength. Held-out error: in percent, the "
-        "mean of both networks, then each; trained on 5,000 of CIFAR-10's training images and judged by 10,000 "
-        f"others, one seed; {sum(map(len, errors.values()))} of {len(NETWORKS) * len(rows)} such runs are there. Gain "
-        "on STL-10: the baseline's error on the test images less the method's, in points, at the last epoch: mean and "
-        "deviation over seeds, their number in brackets; below, the bounds of the mean, each one-sided at 95 %; "
-        "trained on images randomly cropped and flipped, then on plain ones. Above zero is better."
+        f"mean of both networks, then each; trained on {SEARCH['train_size']:,} of CIFAR-10's training images and "
+        f"judged by {SEARCH['held_out']:,} others, one seed; {sum(map(len, errors.values()))} of "
+        f"{len(NETWORKS) * len(rows)} such runs are there. Gain on STL-10: the baseline's error on the test images "
+        "less the method's, in points, at the last epoch: mean and deviation over seeds, their number in brackets; "
+        f"below, the bounds of the mean, each one-sided at {CONFIDENCE:.0%}; trained on images randomly "
+        "cropped and flipped, then on plain ones. Above zero is better."
     )
     if operations is not None:
         note += (

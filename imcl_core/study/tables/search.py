@@ -4,7 +4,7 @@ import contextlib
 
 import pandas as pd
 
-from imcl_core.study.grids import grid
+from imcl_core.study.grids import SEARCH, TUNING, grid
 from imcl_core.study.ledger import Ledger
 from imcl_core.study.search import Candidate, NoRecord, Rung, apart, candidates_of, halve, shortened
 from imcl_core.study.tables.write import NAMES, Cell, Table, method_name
@@ -64,10 +64,10 @@ def search_table(ledger: Ledger) -> Table:
     shown = ("method", "epochs", "strength", "error", "chosen")
     note = (
         f"The search has begun for {len(rows)} of {len(cases)} methods and come to its end for {len(winners)}. Errors "
-        "in percent on 10,000 of CIFAR-10's training images, of networks of a quarter of the width trained on 5,000 "
-        "others: the mean of VGG-16 and ResNet-18. Nine strengths are tried in short runs, the best three in runs of "
-        "full length, with a schedule in proportion; the lowest error there is chosen and is the default. Test images "
-        "have no part in it."
+        f"in percent on {SEARCH['held_out']:,} of CIFAR-10's training images, of networks of a quarter of the width "
+        f"trained on {SEARCH['train_size']:,} others: the mean of VGG-16 and ResNet-18. {len(TUNING)} strengths are "
+        "tried in short runs, the best third in runs of full length, with a schedule in proportion; the lowest "
+        "error there is chosen and is the default. Test images have no part in it."
     )
     columns = ("method", "all, in short runs", "the best, longer", "chosen", "records")
     frame = pd.DataFrame(data, columns=("table", *shown))
