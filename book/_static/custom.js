@@ -4,6 +4,14 @@ document.getElementById("pst-primary-sidebar")?.setAttribute("aria-label", "Book
 document.querySelectorAll("[role=doc-biblioentry]").forEach(entry => entry.setAttribute("role", "listitem"));
 document.querySelectorAll("th").forEach(head => head.textContent.trim() || head.setAttribute("role", "cell"));
 
+// A picture leads to itself, where a phone can enlarge it.
+for (const image of document.querySelectorAll(".bd-article .cell_output :is(figure, .output) > img[src]")) {
+  const link = document.createElement("a");
+  Object.assign(link, { href: image.src, className: "whole" });
+  image.replaceWith(link);
+  link.append(image);
+}
+
 // A box that scrolls sideways can be reached with Tab, and then scrolled with the arrow keys.
 function reachScrolling() {
   for (const box of document.querySelectorAll(".bd-article :is(table, pre, div.math, mjx-container)")) {

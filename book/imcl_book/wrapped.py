@@ -43,4 +43,6 @@ def written(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
 def _written(value: Any, digits: int) -> Any:
     if pd.isna(value):
         return ""
-    return f"{value:.{digits}f}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return f"{value:.{digits}f}".replace("-", "−")  # as in sentences

@@ -310,7 +310,7 @@
       body.replaceChildren(el("div", { class: "demo-layer demo-top" }, el("span"), heads(classes), heads(classes)), ...rows);
       if (focused) body.querySelector("[aria-pressed=true]").focus();
       const i = state.told, says = charts.told(engine.softmax(local[i], T), classes), taught = charts.told(teachers[i], classes);
-      said.replaceChildren(say(`The ${name(i)} says ${says}. Its teachers are the ${blocks - i === 1 ? "output alone" : `${blocks - i} rows above it`}, which say ${taught}; it is ${article(label())}.`));
+      said.replaceChildren(say(`${i ? `Block ${i}` : "The stem"} says ${says}. Its teachers are the ${blocks - i === 1 ? "output alone" : `${blocks - i} rows above it`}, which say ${taught}; it is ${article(label())}.`));
     };
   }
 

@@ -100,10 +100,10 @@ def _ring(axis: Axes, place: tuple[int, int]) -> None:
 
 
 def _entropy_of_the_mean(part: SubFigure, axis: Axes, predictions: np.ndarray) -> None:
-    """The entropy (nats) of the mean of predictions (n, m, H, W), from 0 to that of m equal probabilities."""
+    """The entropy (nats) of the mean of predictions (n, m, H, W), from its least to its most."""
     mean = predictions.mean(axis=0)
     entropy = -(mean * np.log(np.maximum(mean, 1e-12))).sum(axis=0)
-    shown = axis.imshow(entropy, vmin=0, vmax=np.log(len(mean)), interpolation="nearest")
+    shown = axis.imshow(entropy, interpolation="nearest")
     axis.set(xticks=[], yticks=[], title="entropy of the mean (nats)")
     part.colorbar(shown, ax=axis, location="bottom", aspect=25)
 

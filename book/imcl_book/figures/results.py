@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from imcl_book.figures.shared import gains_beside_the_paper
-from imcl_book.figures.style import colour, legend_above, method_of, panels, styled
+from imcl_book.figures.style import BLACK, colour, legend_above, method_of, panels, styled
 from imcl_core.study.tables.figure_2 import draw_figure_2
 
 __all__ = ["fresh_seeds", "gains_beside_the_paper", "label_noise"]
@@ -24,12 +24,14 @@ def fresh_seeds(cases: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figur
         for place, (method, (first, fresh)) in enumerate(methods.items()):
             shade = colour(method_of(method))
             axis.plot([first, fresh], [place, place], color=shade, lw=1)
-            axis.plot(first, place, "o", ms=6, color=shade, fillstyle="none", label="the first seeds")
-            axis.plot(fresh, place, "o", ms=6, color=shade, label="fresh seeds")
+            axis.plot(first, place, "o", ms=10, color=shade, fillstyle="none")
+            axis.plot(fresh, place, "o", ms=5, color=shade)
         axis.axvline(0, color="0.5", lw=0.8)
         axis.set_title(case, loc="left")
         axis.set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
         axis.set_yticklabels(methods)
+    axes[0, 0].plot([], [], "o", ms=10, color=BLACK, fillstyle="none", label="the first seeds")
+    axes[0, 0].plot([], [], "o", ms=5, color=BLACK, label="fresh seeds")
     axes[-1, 0].set_xlabel("gain over the baseline (points of test error)")
     legend_above(figure, axes[0, 0], columns=2)
     return figure

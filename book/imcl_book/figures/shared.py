@@ -1,5 +1,6 @@
 """Figures that several chapters show, and the bars and pairs of which others are made."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -107,7 +108,8 @@ def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequenc
     shown = {
         way: look for way, look in WAYS.items() if any(m.get(way) for case in cases.values() for m in case.values())
     }
-    figure, axes = panels(len(cases), 1, 6.4, 1 + 0.5 * sum(rows), sharex=True, height_ratios=rows)
+    height = 1 + 0.5 * sum(rows) + 0.3 * len(cases)
+    figure, axes = panels(len(cases), 1, 6.4, height, sharex=True, height_ratios=rows)
     for axis, (case, methods) in zip(axes[:, 0], cases.items(), strict=True):
         for place, (way, (label, shape, shade)) in enumerate(shown.items()):
             places = range(len(methods)) + (0.7 / len(shown)) * (place - (len(shown) - 1) / 2) * np.ones(len(methods))
@@ -121,7 +123,7 @@ def gains_beside_the_paper(cases: Mapping[str, Mapping[str, Mapping[str, Sequenc
                 axis.plot(values, [y] * len(values), ".", color=shade, ms=3)
         axis.axvline(0, color="0.5", lw=0.8)
         axis.set_title(case, loc="left")
-        axis.set(ylim=(len(methods) - 0.5, -0.5), yticks=range(len(methods)))
+        axis.set(ylim=(len(methods) - 0.4, -0.6), yticks=range(len(methods)))
         axis.set_yticklabels([name.replace("+", " + ") for name in methods])
     axes[-1, 0].set_xlabel("gain over the baseline (points of test error)")
     legend_above(figure, axes[0, 0], columns=2 if len(shown) == 4 else 3)
@@ -181,11 +183,10 @@ def by_depth(
 
 
 def _level(axis: Axes, name: str, level: float) -> None:
-    """A dotted horizontal line, named at its right end."""
+    """A dotted horizontal line, named to the right of the axes."""
     axis.axhline(level, color="0.4", ls=":", lw=1)
-    place = {"xytext": (-2, 2), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    note = axis.annotate(name, (1, level), ha="right", fontsize=8, **place)
-    note.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0})
+    place = {"xytext": (4, 0), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axis.annotate(textwrap.fill(name, 16), (1, level), va="center", fontsize=8, **place)
 
 
 @styled

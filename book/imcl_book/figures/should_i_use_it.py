@@ -42,7 +42,7 @@ def gains_and_prices(found: pd.DataFrame, cases: Sequence[str]) -> Figure:
         row[0].set_yticklabels([method["method"] for method in methods])
     axes[-1, 0].set_xlabel("gain (points)")
     for axis, label in zip(axes[-1, 1:], PRICES, strict=True):
-        axis.set_xlabel(f"{label} of a step, ×")
+        axis.set_xlabel(f"{label}\nof a step (×)")
     return figure
 
 

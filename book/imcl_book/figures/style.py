@@ -13,14 +13,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from imcl_core.study.grids import BEST
+
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 COLOURS = {
     "baseline": BLACK, "out": ORANGE, "mid": BLUE, "pull-push": GREEN, "kernel": PINK,
-    "tree": SKY, "multi-instance": "#8C4A00", "baseline-2x": "#888888",
+    "tree": SKY, "multi-instance": "#8C4A00", "baseline-2x": "#888888", BEST[0]: RED, BEST[1]: "#7B3FA0",
 }  # fmt: skip
-COMBINATIONS = (RED, "#7B3FA0", "#5B6C00"), "Xph8"  # of several methods at once: shades and shapes
+FURTHER = (
+    ("#5B6C00", "#3E4E9C", "#B8A000"),
+    "hd8>",
+)  # of other combinations, and of other papers' methods: shades and shapes
 STYLE = {
     "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 10, "legend.frameon": False, "image.cmap": "cividis",
@@ -28,8 +33,8 @@ STYLE = {
 
 
 def colour(methods: str) -> str:
-    """The colour of a method, or of any combination."""
-    return COLOURS.get(methods, COMBINATIONS[0][0])
+    """The colour of a method, or of any other combination."""
+    return COLOURS.get(methods, FURTHER[0][0])
 
 
 def method_of(name: str) -> str:
@@ -38,18 +43,18 @@ def method_of(name: str) -> str:
 
 
 def marker(methods: str) -> str:
-    """A shape for a method, so that colour is not all that tells it apart; a cross for combinations."""
-    return dict(zip(COLOURS, "osD^vP*<", strict=False)).get(methods, COMBINATIONS[1][0])
+    """A shape for a method, so that colour is not all that tells it apart."""
+    return dict(zip(COLOURS, "osD^vP*<Xp", strict=True)).get(methods, FURTHER[1][0])
 
 
 def looks(methods: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour and marker for each of several methods drawn together, no two alike.
 
-    They are those of `colour` and `marker`; combinations after the first take further ones, enough for twelve.
+    They are those of `colour` and `marker`; what has none of its own takes further ones, enough for twelve.
     """
-    methods, (shades, shapes) = list(methods), COMBINATIONS
-    combined = [name for name in methods if name not in COLOURS]
-    further = {n: (shades[i % len(shades)], shapes[i % len(shapes)]) for i, n in enumerate(combined)}
+    methods, (shades, shapes) = list(methods), FURTHER
+    others = [name for name in methods if name not in COLOURS]
+    further = {n: (shades[i % len(shades)], shapes[i % len(shapes)]) for i, n in enumerate(others)}
     pairs = {name: further.get(name, (colour(name), marker(name))) for name in methods}
     return {name: {"color": shade, "marker": shape} for name, (shade, shape) in pairs.items()}
 
@@ -78,10 +83,9 @@ def panels(rows: int, columns: int, width: float, height: float, **options: Any)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def legend_above(figure: Figure, axes: Axes | Iterable[Axes], columns: int, **options: Any) -> None:
-    """One legend for all panels, above them, of what an axis names, or several together."""
-    several = [axes] if isinstance(axes, Axes) else axes
-    pairs = [pair for axis in several for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+def legend_above(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
+    """One legend for all panels, above them, of what an axis names."""
+    pairs = [*zip(*axis.get_legend_handles_labels(), strict=True)]
     named = {label: handle for handle, label in reversed(pairs)}
     labels = list(dict.fromkeys(label for _, label in pairs))
     handles = [named[label] for label in labels]

@@ -99,7 +99,7 @@ def error_against_cost(
 
     The first panel has every method; a later one may lack those whose cost is not known. A mark is the mean error, with
     its deviation, at the median cost, with its range; a cost that is counted is one value. The dotted line of a panel
-    joins `fronts[label]`, the methods that no other beats in both.
+    joins `fronts[label]`, the methods that no other beats in both; the best of all has its name beside it.
     """
     figure, axes = panels(1, len(costs), 7, 3.6, sharey=True)
     means, styles = {name: np.mean(values) for name, values in errors.items()}, looks(errors)
@@ -109,8 +109,10 @@ def error_against_cost(
         front = sorted((np.median(by_method[name]), means[name]) for name in fronts[label])
         axis.step(*zip(*front, strict=True), where="post", color="0.4", ls=":", lw=1, zorder=0)
         axis.set(xlabel=f"{label}\n(baseline = 1)")
-        axis.margins(0.12)
-        axis.set_xlim(left=0)
+        axis.margins(0.15)
+        best = min(by_method, key=means.__getitem__)
+        beside = {"xytext": (-6, -3), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+        axis.annotate(best, (np.median(by_method[best]), means[best]), **beside)
     axes[0, 0].set_ylabel("test error of the last epoch (%)")
     legend_above(figure, axes[0, 0], columns=4, title="method (seeds)")
     return figure
