@@ -146,3 +146,14 @@ def test_noise_falls_anywhere_in_the_order():
     batches = TrainBatches(data, 100, noise=0.5)
     wrong = (batches.labels != data.train.labels)[batches._plan[:, 0]].float()
     assert abs(wrong[:500].mean() - wrong[500:].mean()) < 0.15
+
+
+def test_no_epoch_of_a_seed_is_that_of_another():
+    orders, labels = set(), set()
+    for seed in range(3):
+        batches = TrainBatches(data_set(), 32, noise=0.5, seed=seed)
+        for epoch in range(4):
+            batches.draw(epoch)
+            orders.add(tuple(batches._plan[:, 0].tolist()))
+            labels.add(tuple(batches.labels.tolist()))
+    assert len(orders) == len(labels) == 12

@@ -215,3 +215,14 @@ def test_to_moves_every_tensor():
     parts = (*vars(moved.train).values(), *vars(moved.test).values(), moved.mean, moved.std)
     assert len(parts) == 6
     assert all(part.device.type == "meta" for part in parts)
+
+
+def test_the_digits_are_the_same_bytes_on_any_machine():
+    assert load("digits").origin.digest == "ad3f235dc10ba354"
+
+
+def test_statistics_are_those_of_the_images_that_are_trained_on(folder):
+    few = load("cifar10", folder=folder, train_size=30)
+    pixels = few.train.images.double().transpose(0, 1).flatten(1) / 255
+    torch.testing.assert_close(few.mean.double(), pixels.mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(few.std.double(), pixels.std(1, correction=0), rtol=1e-5, atol=1e-6)

@@ -10,7 +10,13 @@ from torch import nn
 
 from imcl_core import ImclError, losses
 from imcl_core.networks import REDUCTION, ConvUnit, build
-from imcl_core.networks.classifier import LocalClassifier, hierarchical_dropout, make_classifier, make_projection
+from imcl_core.networks.classifier import (
+    LocalClassifier,
+    LocalSegmenter,
+    hierarchical_dropout,
+    make_classifier,
+    make_projection,
+)
 
 STEM = {"vgg16": (64, 3, 3, 3), "resnet18": (64, 3, 3, 3), "resnet101": (64, 3, 3, 3)}
 
@@ -191,3 +197,10 @@ def test_a_local_classifier_pools_to_maxima_and_keeps_the_layout(size, way):
     torch.testing.assert_close(found, wanted)
     if all(side % to == 0 for side, to in zip(size, head.size, strict=True)):
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_local_segmenter_predicts_at_every_place():
+    head, maps = LocalSegmenter(200, 7), torch.randn(2, 200, 5, 6)
+    first, last = (module for module in head if isinstance(module, nn.Conv2d))
+    torch.testing.assert_close(head(maps), last(first(maps).relu()))
+    assert (first.out_channels, LocalSegmenter(16, 7)[0].out_channels) == (128, 16)

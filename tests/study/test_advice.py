@@ -84,3 +84,8 @@ def test_a_gain_is_told_with_a_verdict_where_the_paper_claims_one(tmp_path):
     assert narrow.told(ledger, "out") == [f"{gain}: not supported"]  # the upper bound is below half of the paper's
     assert narrow.told(ledger, "deep-supervision") == [gain]
     assert narrow.told(ledger, "mid") == ["No pair of runs yet."]
+
+
+def test_the_best_is_the_surest_not_the_largest(tmp_path):
+    choices = found(tmp_path, kernel=[28, 30, 33.5], out=[31, 32.1, 33])
+    assert list(choices.method) == ["out", "kernel"] and choices.gain.is_monotonic_increasing

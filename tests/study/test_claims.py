@@ -249,3 +249,50 @@ def test_the_paper_s_case_is_counted():
     counted = claims.counted_memory()
     assert counted["tree"] > 1.4 * counted["baseline"]
     assert counted["out"] <= 1.01 * counted["baseline"]
+
+
+@pytest.mark.parametrize(("last", "best", "outcome"), [(26.0, 20.0, NOT_SUPPORTED), (40.0, 26.0, REFUTED)])
+def test_a_refutation_asks_the_baseline_at_its_best_epoch_as_the_paper_prints_it(tmp_path, last, best, outcome):
+    write(tmp_path, "baseline", [last, last + 0.2, last + 0.4], best=best)
+    write(tmp_path, "out", [last, last + 0.1, last + 0.5])
+    assert verdict(tmp_path).outcome == outcome
+
+
+def stated(start, place=""):
+    """The claim of a statement that begins so, about a network and its data."""
+    (found,) = (c for c in claims.claims() if c.statement.startswith(start) and place in c.statement)
+    return found
+
+
+def test_a_claim_of_two_methods_is_refuted_where_the_baseline_beside_them_is_the_papers(tmp_path):
+    claim = stated("out+mid+pull-push is better than the best single one", "VGG-16 on CIFAR-100")
+    for _, (_, _, methods, _) in claim.cells:
+        write(tmp_path, methods, [25.0, 25.1, 25.2])
+    assert verdict(tmp_path, claim).outcome == NOT_SUPPORTED
+    write(tmp_path, "baseline", [26.0, 26.1, 26.2], best=26.0)
+    assert verdict(tmp_path, claim).outcome == REFUTED
+
+
+def test_under_noise_it_is_the_baseline_without_that_is_held_against_the_papers(tmp_path):
+    claim = stated("out lowers the error where half the labels are noise", "")
+    for methods in ("baseline", "out"):
+        write(tmp_path, methods, [40.0, 40.1, 40.2], noise=0.5, best=40.0)
+    assert verdict(tmp_path, claim).outcome == NOT_SUPPORTED
+    write(tmp_path, "baseline", [26.0, 26.1, 26.2], best=26.0)
+    assert verdict(tmp_path, claim).outcome == REFUTED
+
+
+def test_runs_without_augmentation_are_refuted_by_a_baseline_without(tmp_path):
+    claim = stated("out lowers the error", "ResNet-18 on STL-10")
+    for methods, seed in itertools.product(("baseline", "out"), range(3)):
+        plain = {"dataset": "stl10", "model": "resnet18", "augment": False, "methods": methods, "seed": seed}
+        made_records.write(tmp_path, made_records.record(33.0 + seed, best=33.0, **plain))
+    assert judge(claim, Ledger(tmp_path), augment=False).outcome == REFUTED
+
+
+def test_a_row_has_the_mean_and_both_bounds(tmp_path):
+    write(tmp_path, "baseline", [26.0, 26.2, 26.4])
+    write(tmp_path, "out", [25.0, 25.1, 25.5])
+    rows = claims.claims_table(Ledger(tmp_path)).data.set_index("claim")
+    row = rows.loc["out lowers the error, VGG-16 on CIFAR-100"]
+    assert (row["mean"], row.lower, row.upper) == pytest.approx((1.0, *bounds([1.0, 1.1, 0.9])))

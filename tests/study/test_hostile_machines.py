@@ -343,3 +343,40 @@ def test_a_process_that_is_being_started_does_not_see_ctrl_c(monkeypatch):
         pool.result(pool.submit(os.getpid))
     assert seen == [True]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_gpus_threads_make_no_other_outcome(tmp_path):
+    for threads, last in ((1, 25.0), (2, 26.0)):
+        made(tmp_path / f"threads-{threads}", last, device="GPU", at_once=1, threads=threads)
+    records.merge(tmp_path / "threads-1", tmp_path / "results")
+    with pytest.raises(ImclError, match="1 runs have two outcomes on one device"):
+        records.merge(tmp_path / "threads-2", tmp_path / "results")
+
+
+def test_a_run_whose_process_died_waits_for_whoever_still_holds_it(tmp_path):
+    waits = []
+
+    class Once(Here):
+        def submit(self, function, config, job, wait):
+            waits.append(wait)
+            return super().submit(lambda: function(config, job, wait) if len(waits) > 1 else None)
+
+        def result(self, future):
+            if future.result() is None:
+                raise Died("killed")
+            return future.result()
+
+    config = tiny(epochs=1)
+    assert run([config], tmp_path, pool=Once()).done == [config.name]
+    assert waits == [False, True]
+
+
+def test_a_slot_leaves_ctrl_c_to_its_parent():
+    asked = (
+        (signal.getsignal, signal.SIGINT),
+        (signal.getsignal, signal.SIGTERM),
+        (signal.pthread_sigmask, signal.SIG_BLOCK, []),
+    )
+    with Slots.on_cores(1) as pool:
+        interrupted, ended, blocked = (pool.result(pool.submit(*call)) for call in asked)
+    assert (interrupted, ended) == (signal.SIG_IGN, signal.SIG_DFL) and signal.SIGINT not in blocked

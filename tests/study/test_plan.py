@@ -257,3 +257,9 @@ def test_counting_shows_how_far_it_is(monkeypatch):
     monkeypatch.setattr(planning, "tqdm", lambda configs, **_: shown.append(len(configs)) or configs)
     planning.plan({"one": [RunConfig(**CASE)], "two": [RunConfig(**CASE), RunConfig(methods="mid", **CASE)]})
     assert shown == [2]
+
+
+def test_an_evaluation_is_a_pass_of_the_plain_network():
+    plain, mid = (RunConfig(dataset="cifar100", profile="paper", model="vgg16", methods=m) for m in ("baseline", "mid"))
+    trained, tested = 200 * 50_000 * operations(mid), 200 * 10_000 * operations(plain) / 3
+    assert work([mid]).operations == pytest.approx(trained + tested)

@@ -260,3 +260,26 @@ def test_a_table_tells_two_records_of_a_cell_with_other_data(tmp_path, capsys):
     assert len(ledger.Ledger(tmp_path).runs(RunConfig(**{**made[0].config.identity()}))) == 3
     told = capsys.readouterr().err
     assert "were trained on other data" in told and told.count("\n") == 1
+
+
+def test_merge_writes_a_record_after_its_arrays(tmp_path, monkeypatch):
+    (path,) = write(tmp_path / "source", record())
+    path.with_suffix(".npz").write_bytes(b"arrays")
+    written = []
+    monkeypatch.setattr(records, "write_whole", lambda to, content: written.append(to.suffix))
+    records.merge(tmp_path / "source", tmp_path / "into")
+    assert written == [".npz", ".json"]
+
+
+def test_a_run_that_failed_counts_as_failed_though_it_left_a_checkpoint(tmp_path):
+    own = files.Files(tmp_path, record().config.name)
+    own.checkpoint.touch()
+    own.failure.write_text("There was no room.\n")
+    assert records.Standing(tmp_path).of([record().config.name])["failed"] == [record().config.name]
+
+
+def test_a_record_that_does_not_tell_its_data_is_at_odds_with_none(tmp_path, capsys):
+    for seed, data in enumerate(("aaaa", None)):
+        one = record(seed=seed)
+        write(tmp_path, type(one)(one.config, one.curve, one.run | ({"data": data} if data else {})))
+    assert len(ledger.Ledger(tmp_path).runs(record().config)) == 2 and capsys.readouterr().err == ""

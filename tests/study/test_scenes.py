@@ -7,6 +7,7 @@ import torch
 
 from imcl_core import DenseSettings, ImclError
 from imcl_core.networks import UNet
+from imcl_core.study import scenes
 from imcl_core.study.scenes import SCENE_CLASSES, Segmentation, evaluate, fit, mosaics, normal
 
 SHORT = Segmentation(scenes=16, test_scenes=8, epochs=2, width=4)
@@ -68,3 +69,15 @@ def test_validation_looks_at_other_scenes_than_the_test():
     (test, _), (held_out, _) = (fit("baseline", how=SHORT, validation=v, progress=False) for v in (False, True))
     assert [e["loss"] for e in test["curve"]] == [e["loss"] for e in held_out["curve"]]
     assert [e["miou"] for e in test["curve"]] != [e["miou"] for e in held_out["curve"]]
+
+
+def test_the_rate_falls_along_a_cosine(monkeypatch):
+    epoch, rates = scenes._epoch, []
+
+    def watched(collaboration, optimizer, *rest):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return epoch(collaboration, optimizer, *rest)
+
+    monkeypatch.setattr(scenes, "_epoch", watched)
+    fit("baseline", how=SHORT, progress=False)
+    assert rates == pytest.approx([0.01, 0.005])

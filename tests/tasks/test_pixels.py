@@ -320,3 +320,11 @@ def test_misuse_is_one_clear_sentence(misuse, message):
 def test_one_image_is_enough_where_pixels_are_compared():
     for methods in itertools.chain(("pull-push",), ("mid+pull-push",)):
         assert step(methods, make_batch(1)).isfinite()
+
+
+def test_the_pixels_compared_are_drawn_afresh_from_all_images():
+    task, (_, labels) = make("pull-push", pp_pixels=20).task, make_batch(ignored=False)
+    torch.manual_seed(0)
+    one, other = (torch.stack(task.draw(labels), dim=1) for _ in range(2))
+    assert len(one.unique(dim=0)) == 20 and one[:, 0].unique().tolist() == list(range(BATCH))
+    assert not torch.equal(one, other)

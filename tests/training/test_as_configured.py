@@ -1,16 +1,20 @@
 """What a run does is what its configuration says: each setting held against its effect, by hand."""
 
 import functools
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from made_data import data_set
 from runs import CPU, load_digits, run, tiny
+from tqdm import tqdm
 
 from imcl_core import RunConfig
 from imcl_core.data.batches import TrainBatches, evaluation_batches
+from imcl_core.data.sets import load
 from imcl_core.training import run as training
+from imcl_core.training.step import Step
 
 
 def test_the_rate_falls_at_the_milestones():
@@ -74,3 +78,36 @@ def test_the_optimizer_and_the_classifier_are_as_configured():
     assert (group["nesterov"], group["momentum"], group["weight_decay"]) == (True, 0.8, 0.01)
     features, usual = (run.collaboration.network.classifier[0].in_features for run in (changed, plain))
     assert features == 4 * usual
+
+
+def test_masks_differ_by_seed_epoch_and_process():
+    seen = set()
+    with torch.random.fork_rng(devices=[]):
+        for seed, rank in itertools.product(range(2), range(2)):
+            at = training.Run(tiny(seed=seed, train_size=32), load("digits", train_size=32), CPU)
+            at.rank = rank
+            for epoch in range(2):
+                at.train_epoch(epoch, tqdm(disable=True))
+                seen.add(torch.initial_seed())
+    assert len(seen) == 8
+
+
+def test_an_epoch_tells_the_means_over_its_steps_and_its_own_rate(monkeypatch):
+    call, rows = Step.__call__, []
+    monkeypatch.setattr(Step, "__call__", lambda step, start: rows.append(call(step, start)) or rows[-1])
+    curve = run(tiny(methods="mid", epochs=2, milestones=(1,))).curve
+    assert len(rows) == 6 and [epoch["lr"] for epoch in curve] == pytest.approx([0.03, 0.006])
+    for epoch, steps in zip(curve, (rows[:3], rows[3:]), strict=True):
+        *terms, error = torch.stack(steps).double().mean(dim=0).tolist()
+        assert [*epoch["terms"].values()] == pytest.approx(terms)
+        assert epoch["train_error"] == pytest.approx(100 * error)
+
+
+def test_a_step_tells_the_error_on_its_own_batch():
+    def decided(module, given, loss):  # right about the first eight of its images alone
+        module.logits = F.one_hot(torch.where(torch.arange(32) < 8, given[1], (given[1] + 1) % 10), 10).float()
+
+    at = training.Run(tiny(noise=0.2), load_digits(), CPU)
+    at.collaboration.register_forward_hook(decided)
+    *_, error = at.step(32).tolist()
+    assert error == 0.75

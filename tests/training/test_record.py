@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_records import record
 from runs import CPU, load_digits, outcome, run, tiny
 
 from imcl_core import ImclError
@@ -86,3 +87,9 @@ def test_a_name_that_only_looks_like_a_runs_has_no_portion_of_noise():
     name = "digits-vgg16-out-noise{}-smoke-seed0-0123456789ab"
     found = {noise: NAME.fullmatch(name.format(noise))[5] for noise in ("0.5", "1e-05", "1.2.3")}
     assert found == {"0.5": "0.5", "1e-05": "1e-05", "1.2.3": None}
+
+
+def test_a_row_has_the_last_and_the_lowest_error_of_both_kinds():
+    row = record(last=25.0, best=24.0, top5=5.0).row()
+    found = [row[f"{which}_error{kind}"] for kind in ("", "_top5") for which in ("last", "best")]
+    assert found == [25.0, 24.0, 6.0, 5.0]
