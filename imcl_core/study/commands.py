@@ -7,7 +7,7 @@ import fnmatch
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imcl_core.arguments import DataFolder, Device, Option
@@ -64,7 +64,7 @@ def batch(
     """
     from imcl_core.study.records import folders_given
 
-    configs, left = _wanted(table, profile, seeds, dataset, only), _seconds(budget)
+    configs, left = _wanted([table], profile, seeds, dataset, only)[table], _seconds(budget)
     folders_given([results], usual=["results"])
     how = {"budget": left, "data_folder": data_folder, "device": device, "retry_failed": retry_failed}
     how |= {"progress": not quiet, "notebook": _wants_notebooks(notebook, left), "done": [results]}
@@ -145,7 +145,7 @@ def plan(
     from imcl_core.training.recipes import SIZES
 
     names = tables or [name for name in GRIDS if name not in BEYOND]
-    grids = {name: with_teachers(_wanted(name, profile, seeds, dataset, only)) for name in names}
+    grids = {n: with_teachers(runs) for n, runs in _wanted(names, profile, seeds, dataset, only).items()}
     records = ledger.every_sheet(*folders_given([results], usual=["results"]))
     table = planned(grids, records)
     print(table.to_string(float_format=lambda x: f"{x:.1f}" if x >= 1 else f"{x:.2g}"))
@@ -225,7 +225,7 @@ def gpu(
     if not 0 < minutes < math.inf:
         raise ImclError(f"The minutes of a session are a number above 0, not {minutes:g}.")
     folders_given([results], usual=["results"])
-    configs = _wanted(table, profile, seeds, dataset, only)
+    configs = _wanted([table], profile, seeds, dataset, only)[table]
     options = {"profile": profile, "results": results, "data_folder": data_folder, "steps": steps}
     found = session(configs, minutes, out, device=choose_device(device), **options)
     return 1 if found["failed"] or found["failed_runs"] else 0
@@ -237,13 +237,18 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (batch, merge, status, plan, t
 # --- what `imcl batch` is made of -----------------------------------------------------------------------------------
 
 
-def _wanted(table: str, profile: str, seeds: int, dataset: str | None, only: str | None) -> "list[RunConfig]":
+def _wanted(
+    tables: Sequence[str], profile: str, seeds: int, dataset: str | None, only: str | None
+) -> "dict[str, list[RunConfig]]":
+    """The runs by table, without tables that have none of them."""
     from imcl_core.study.grids import grid
 
-    configs = grid(table, profile, seeds, dataset)
-    if only is not None and not (configs := [c for c in configs if fnmatch.fnmatchcase(c.name, only)]):
-        raise ImclError(f"No run of {table} has a name that matches {only!r}: try '*vgg16*'.")
-    return configs
+    runs = {table: grid(table, profile, seeds, dataset) for table in tables}
+    if only is not None:
+        runs = {table: [c for c in configs if fnmatch.fnmatchcase(c.name, only)] for table, configs in runs.items()}
+    if not any(runs.values()):
+        raise ImclError(f"No run of {', '.join(tables)} has a name that matches {only!r}: try '*vgg16*'.")
+    return {table: configs for table, configs in runs.items() if configs}
 
 
 def _run(configs: "list[RunConfig]", out: str, how: dict[str, Any]) -> int:

@@ -122,6 +122,8 @@ def test_the_plan_of_some_runs_tells_what_is_left_of_them(capsys, tmp_path, monk
     command = ["plan", "figure-2", "--profile", "cpu", "--results", ".", "--only"]
     assert main([*command, "cifar100-vgg16-baseline-cpu-seed*"]) == 0
     assert "figure-2             3.0 h; of it left: 2.0 h\n" in capsys.readouterr().out  # of three seeds on two cores
+    assert main(["plan", "table-2", *command[1:], "cifar100-vgg16-*-noise0.5-*"]) == 0
+    assert "table-2" not in capsys.readouterr().out  # which has none of them
     assert main([*command, "cifar10-*"]) == 2
     assert "No run of figure-2 has a name that matches 'cifar10-*'" in capsys.readouterr().err
 

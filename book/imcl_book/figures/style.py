@@ -22,10 +22,7 @@ COLOURS = {
     "baseline": BLACK, "out": ORANGE, "mid": BLUE, "pull-push": GREEN, "kernel": PINK,
     "tree": SKY, "multi-instance": "#8C4A00", "baseline-2x": "#888888", BEST[0]: RED, BEST[1]: "#7B3FA0",
 }  # fmt: skip
-FURTHER = (
-    ("#5B6C00", "#3E4E9C", "#B8A000"),
-    "hd8>",
-)  # of other combinations, and of other papers' methods: shades and shapes
+FURTHER = ("#5B6C00", "#3E4E9C", "#B8A000"), "hd8>"  # of what has none of its own: shades and shapes
 STYLE = {
     "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 10, "legend.frameon": False, "image.cmap": "cividis",
