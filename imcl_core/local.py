@@ -47,6 +47,11 @@ _SHARED = (
     "Layer {name!r} shares weights with another module and cannot be run apart from it, since its weights are computed "
     "or dropout changes its input: leave it out of `layers`."
 )
+_KEEPS = (
+    "Layer {name!r} keeps something that reaches below it in training, such as a loss of its own, whose gradient would "
+    "end in the layer: let it keep that in evaluation mode too, where a Collaboration looks for it, or leave it out of "
+    "`layers`."
+)
 _EMPTY = (
     "Layer {name!r} has lost its weights, as in the replicas of DataParallel, or holds parts of them, as in FSDP: use "
     "DistributedDataParallel(collaboration)."
@@ -61,9 +66,10 @@ class _TwoOutputs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, layer: Callable, copied: bool, inputs: int, *tensors: Tensor):
+    def forward(ctx, layer: Callable, copied: bool, name: str, inputs: int, *tensors: Tensor):
         ctx.set_materialize_grads(False)
         ctx.inputs = [x.detach().requires_grad_(x.requires_grad) for x in tensors[:inputs]]
+        _end_of_way(ctx.inputs, name)
         ctx.parameters = tensors[inputs:]
         with torch.enable_grad():
             ctx.output = layer(*ctx.inputs)
@@ -76,7 +82,7 @@ class _TwoOutputs(torch.autograd.Function):
         every, ctx.inputs = ctx.inputs, None  # a loss that is kept shall keep no maps
         received = [g for g in (from_network, from_local) if g is not None]
         if not (received and output.requires_grad):
-            return (None,) * (3 + len(every) + len(ctx.parameters))
+            return (None,) * (4 + len(every) + len(ctx.parameters))
         inputs = [x for x in every if x.requires_grad]
         to_inputs = iter(())
         if from_network is not None and inputs:
@@ -86,7 +92,19 @@ class _TwoOutputs(torch.autograd.Function):
             total = received[0] if len(received) == 1 else torch.add(*received)
             to_parameters = _gradients(output, ctx.parameters, total, allow_unused=True)
         to_tensors = (next(to_inputs, None) if x.requires_grad else None for x in every)
-        return None, None, None, *to_tensors, *to_parameters
+        return None, None, None, None, *to_tensors, *to_parameters
+
+
+def _end_of_way(inputs: Sequence[Tensor], name: str) -> None:
+    """Refuses that a gradient arrives at copies of a layer's inputs and goes no further: ours never does."""
+
+    def refuse(reached: Tensor) -> None:
+        raise ImclError(_KEEPS.format(name=name))
+
+    if not torch.compiler.is_compiling():
+        for x in inputs:
+            if x.requires_grad:
+                x.register_post_accumulate_grad_hook(refuse)
 
 
 class _Tap(torch.autograd.Function):
@@ -280,7 +298,7 @@ def read_locally(network: nn.Module, layer: Layer, read: Callable[[Tensor], None
 
     def forward(*inputs: Any, **named: Any) -> Tensor:
         run, tensors = _of_tensors(plain_forward, inputs, named)
-        return keep(*_TwoOutputs.apply(run, layer.changed, len(tensors), *tensors, *parameters))
+        return keep(*_TwoOutputs.apply(run, layer.changed, layer.name, len(tensors), *tensors, *parameters))
 
     def tap(output: Tensor) -> Tensor:
         return keep(*_Tap.apply(layer.changed, output, *parameters))

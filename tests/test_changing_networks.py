@@ -211,6 +211,28 @@ def test_a_loss_that_a_layer_keeps_has_all_its_gradient():
     torch.testing.assert_close(of_what_is_kept("mid"), of_what_is_kept("baseline"))
 
 
+class KeepingInTraining(Keeping):
+    """The same in training alone, and the loss in a list that the loop empties."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.losses.append(self.conv(x).square().mean())
+        return x * self.scale
+
+
+def test_a_loss_that_a_layer_keeps_in_training_alone_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), KeepingInTraining(), *tail())
+    collaboration = Collaboration(network, "mid", image_shape=SHAPE, layers=["0", "2"])
+    collaboration(IMAGES, LABELS).backward()
+    loss = collaboration(IMAGES, LABELS) + network[2].losses[-1]
+    with pytest.raises(ImclError, match="Layer '2' keeps something that reaches below it in training"):
+        loss.backward()
+
+
 def of_what_is_hooked(methods: str) -> Tensor:
     """The gradient of a feature inside of a layer, at the first convolution."""
     torch.manual_seed(0)
