@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.layer import Layer
-from imcl_core.methods.term import OnLayers, Step, Term, without_autocast
+from imcl_core.methods.term import OnLayers, Step, Term
 from imcl_core.networks.classifier import PROJECTIONS, make_projection
 from imcl_core.settings import setting
 
@@ -52,7 +52,7 @@ class PullPush(Term):
 
     def read(self, place: Layer, maps: Tensor) -> Tensor:
         projected = self.heads[place.name](maps)
-        with without_autocast(maps.device):
+        with torch.autocast(maps.device.type, enabled=False):
             compared = self.task.compared(projected)
             if losses.few_calls(maps):  # `losses` compares those of all layers together
                 return losses.similarity_rows(compared)

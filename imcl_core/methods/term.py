@@ -215,11 +215,6 @@ def _names(settings: type[Settings]) -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(settings))
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager:
-    """Encloses what is computed in the precision of its inputs."""
-    return torch.autocast(device.type, enabled=False)
-
-
 def by_half_decades(name: str, least: float, most: float) -> tuple[dict[str, float], ...]:
     """Strengths 1, 3, 10, 30 … times `least`, up to `most`, of the setting `name`."""
     count = round(2 * math.log10(most / least)) + 1

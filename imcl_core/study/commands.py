@@ -142,6 +142,7 @@ def plan(
     from imcl_core.study.plan import core_hours
     from imcl_core.study.plan import plan as planned
     from imcl_core.study.records import folders_given
+    from imcl_core.study.speeds import told_hours
     from imcl_core.training.recipes import SIZES
 
     names = tables or [name for name in GRIDS if name not in BEYOND]
@@ -154,15 +155,12 @@ def plan(
         print("\non two cores, a run on each, as measured by the records")
         for name, configs in grids.items():
             left = [config for config in configs if config.name not in done]
-            whole, rest = (_told_hours(*core_hours(runs, records)) for runs in (configs, left))
+            both = (core_hours(runs, records) for runs in (configs, left))
+            whole, rest = (told_hours(hours / 2, unmeasured) for hours, unmeasured in both)
             print(f"{name:18}{whole:>8}; of it left: {rest}")
     if price is not None:
         cost = table.filter(like=", h") * price
         print(f"\nat {price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
-
-
-def _told_hours(hours: float, unmeasured: int) -> str:
-    return f"{hours / 2:.1f} h" + (f" and {unmeasured} unmeasured runs" if unmeasured else "")
 
 
 _TABLES = "table-1, table-2, table-3, figure-2, narrow, decisions, neighbours, search or claims (default: all)"

@@ -96,8 +96,12 @@ class Speeds:
     def time_left(self, configs: Sequence[RunConfig]) -> str:
         """What the runs take together, as `imcl status` says it: hours, and how many of them nothing is known of."""
         known = [seconds for config in configs if (seconds := self.seconds(config)) is not None]
-        unmeasured = len(configs) - len(known)
-        return f"{sum(known) / 3600:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")
+        return told_hours(sum(known) / 3600, len(configs) - len(known))
+
+
+def told_hours(hours: float, unmeasured: int) -> str:
+    """Hours as commands say them, and how many runs are not among them, since none like them was measured."""
+    return f"{hours:.1f} h" + (f" and {unmeasured} unmeasured" if unmeasured else "")
 
 
 def alone(record: Record) -> bool:

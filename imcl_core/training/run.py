@@ -205,7 +205,7 @@ class Run:
         self.collaboration = build_collaboration(config, data).to(device, memory_format=torch.channels_last)
         capturable = all(term.capturable for term in config.terms)
         self.step = make_step(self.collaboration, self.batches, config, device, graphed if capturable else False)
-        self.evaluated_at_once = images_at_once(device, config.side)
+        self.part_size = part_size(device, config.side)
         self.curve: list[dict[str, Any]] = []
         self.seconds: list[tuple[float, float]] = []  # training and evaluation of each epoch
         self.timed = 0.0  # of `seconds`, what was spent here
@@ -325,7 +325,7 @@ class Run:
         for images, labels in evaluation_batches(self.data):
             images = images.contiguous(memory_format=torch.channels_last)
             with self.step.precision():
-                logits = torch.cat([self.collaboration(part) for part in images.split(self.evaluated_at_once)]).float()
+                logits = torch.cat([self.collaboration(part) for part in images.split(self.part_size)]).float()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             wrong = len(labels) - torch.stack([best[:, 0].sum(), best.sum(), logits.isfinite().all(dim=1).sum()])
             totals += torch.cat([F.cross_entropy(logits, labels, reduction="sum")[None], wrong]).double()
@@ -382,7 +382,7 @@ class Run:
         )
 
 
-def images_at_once(device: torch.device, side: int) -> int:
+def part_size(device: torch.device, side: int) -> int:
     """How many images of so many pixels an evaluation looks at together."""
     if device.type == "cpu":
         return 250  # more do not fit into a processor's cache

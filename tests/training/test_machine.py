@@ -11,7 +11,7 @@ from imcl_core import Collaboration, ImclError
 from imcl_core.methods.population import PATTERNS
 from imcl_core.networks import build
 from imcl_core.training import machine
-from imcl_core.training.run import images_at_once
+from imcl_core.training.run import part_size
 
 CPU = torch.device("cpu")
 
@@ -88,8 +88,8 @@ def test_a_step_takes_over_the_memory_of_the_step_before():
 
 def test_an_evaluation_on_a_gpu_is_bounded_by_pixels():
     gpu = torch.device("cuda")
-    assert [images_at_once(gpu, side) for side in (32, 64, 96)] == [1000, 1000, 444]
-    assert images_at_once(CPU, 96) == images_at_once(CPU, 32)
+    assert [part_size(gpu, side) for side in (32, 64, 96)] == [1000, 1000, 444]
+    assert part_size(CPU, 96) == part_size(CPU, 32)
 
 
 def test_a_record_of_a_gpu_tells_how_many_runs_shared_it(monkeypatch):

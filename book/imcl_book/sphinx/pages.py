@@ -6,7 +6,6 @@ directive `executions` is a table of what each notebook's last run took, `pdf` a
 made the file.
 """
 
-import csv
 import html
 import itertools
 import json
@@ -28,7 +27,7 @@ from imcl_book.sphinx.role import LookedUp
 from imcl_book.stamps import code_digest
 from imcl_core import DenseSettings
 from imcl_core.errors import ImclError, nearest
-from imcl_core.study.tables.paper import PAPER
+from imcl_core.study.tables.paper import paper_figures
 from imcl_core.training.config import RunConfig
 from imcl_core.training.files import RECORD, of_runs
 
@@ -46,23 +45,17 @@ BUTTONS = {
 }
 
 
-def paper_figures() -> dict[str, Decimal]:
-    """The paper's numbers by `source/dataset/model/method`, with as many decimals as it prints."""
-    with PAPER.open(encoding="utf-8") as file:
-        return {
-            "/".join((row["source"], row["dataset"], row["model"], row["method"])): Decimal(row["value"])
-            for row in csv.DictReader(file)
-        }
-
-
 def paper_value(expression: str) -> str:
-    """`key` or `key - key` to a number as text; raises `ImclError` on a key that `paper.csv` has not."""
+    """`key` or `key - key` to a number as text, with as many decimals as the paper prints.
+
+    `key` as in `imcl_core.study.tables.paper.paper_figures`; raises `ImclError` on one that is not there.
+    """
     known = paper_figures()
     keys = [key.strip() for key in expression.split(" - ")]
     for key in keys:
         if key not in known:
             raise ImclError(f"paper.csv has no {key!r}.{nearest(key, known)}")
-    first, *rest = (known[key] for key in keys)
+    first, *rest = (Decimal(known[key].printed) for key in keys)
     return str(first - sum(rest)).replace("-", "\N{MINUS SIGN}")
 
 

@@ -32,13 +32,17 @@ class Figure:
     metric: str
     model: str
     method: str
-    value: float
+    printed: str
+
+    @property
+    def value(self) -> float:
+        return float(self.printed)
 
 
 def paper_figures() -> dict[str, Figure]:
     """The paper's numbers by `source/dataset/model/method`, in its order."""
     with PAPER.open(encoding="utf-8") as file:
-        figures = [Figure(**row | {"value": float(row["value"])}) for row in csv.DictReader(file)]
+        figures = [Figure(printed=row.pop("value"), **row) for row in csv.DictReader(file)]
     return {f"{f.source}/{f.dataset}/{f.model}/{f.method}": f for f in figures}
 
 
