@@ -4,6 +4,17 @@ document.getElementById("pst-primary-sidebar")?.setAttribute("aria-label", "Book
 document.querySelectorAll("[role=doc-biblioentry]").forEach(entry => entry.setAttribute("role", "listitem"));
 document.querySelectorAll("th").forEach(head => head.textContent.trim() || head.setAttribute("role", "cell"));
 
+// In a table, a long name may break behind a dot, a slash, a plus or an underscore.
+for (const cell of document.querySelectorAll(".bd-article tbody :is(td, th)")) {
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), names = [];
+  while (walker.nextNode())
+    if (/[\w./+]{14}/.test(walker.currentNode.data)) names.push(walker.currentNode);
+  for (const text of names.filter(name => !name.parentElement.closest(".math"))) {
+    const parts = text.data.split(/(?<=[a-z\d][./_+])(?=[a-z])/i);
+    text.replaceWith(...parts.flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
+  }
+}
+
 // A picture leads to itself, where a phone can enlarge it.
 for (const image of document.querySelectorAll(".bd-article .cell_output :is(figure, .output) > img[src]")) {
   const link = document.createElement("a");

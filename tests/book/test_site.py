@@ -41,6 +41,7 @@ CUT = """() => {
       .filter(wide).map(e => e.textContent.slice(0, 60)),
     formulas: [...document.querySelectorAll(".bd-article div.math")].filter(wide).map(e => e.textContent.slice(0, 60)),
     cells: cells.filter(cut).map(e => e.textContent.slice(0, 60)),
+    tables: [...document.querySelectorAll(".bd-article table")].filter(wide).map(e => e.textContent.slice(0, 60)),
   };
 }"""
 LOOK = """async () => {
@@ -207,6 +208,11 @@ def test_no_page_scrolls_sideways(visits):
 def test_nothing_is_cut(visits, kind):
     assert len(visits) > 50
     assert not [(visit.page, visit.view, visit.seen[kind]) for visit in visits if visit.seen[kind]]
+
+
+def test_on_a_desk_only_the_papers_tables_scroll(visits):
+    """Those lie in a box of their own, which scrolls; on a phone others do too."""
+    assert not [(v.page, v.seen["tables"]) for v in visits if v.view == "desk" and v.seen["tables"]]
 
 
 def test_axe_finds_nothing(visits):
