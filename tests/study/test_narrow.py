@@ -28,7 +28,7 @@ def test_the_narrow_reproduction_is_apart_pairs_seeds_and_is_judged_as_a_proxy(t
     )
     table = tables.table("narrow", Ledger(tmp_path))
     assert [" ".join(cells[1].lines) for cells in table.rows] == [
-        "baseline", "out", "baseline at half its rate", "kernel", "baseline", "pull-push", "baseline tuned", "cutout",
+        "baseline", "out", "baseline at half its rate", "kernel", "baseline tuned", "cutout", "baseline", "pull-push",
         "cutout",
     ]  # fmt: skip
     assert table.data["gain"].iloc[-1] == 32.0  # over the baseline without augmentation
@@ -127,6 +127,20 @@ def test_pull_push_without_its_projection_is_a_row_of_its_own_of_which_the_paper
         rows = advice.choices(Ledger(tmp_path), times).set_index("method")
     assert list(rows.time) == [1.1, 2.0] and list(rows.index) == ["pull-push without projection", "pull-push"]
     assert counted == [("stl10", "vgg16", "pull-push", way) for way in ("3x3", "none")]
+
+
+def test_rows_of_one_network_and_data_stand_together_and_rates_are_told_in_full(tmp_path):
+    for model in ("resnet18", "vgg16"):
+        place = {"dataset": "stl10", "profile": "narrow", "model": model}
+        slow = {"lr": 0.025}  # in the grid it comes behind the columns, as what is a neighbour's does
+        write(
+            tmp_path,
+            *(record(30, **place, **more) for more in ({"methods": "baseline"}, slow | {"methods": "baseline"})),
+        )
+        write(tmp_path, record(29, methods="cutout", **place))
+    table = tables.table("narrow", Ledger(tmp_path))
+    assert [row[0].lines[0] for row in table.rows] == 3 * ["ResNet-18 on STL-10"] + 3 * ["VGG-16 on STL-10"]
+    assert " 0.025 " in str(table) and " 0.03 " not in str(table)
 
 
 def test_an_empty_reproduction_is_a_table_too(tmp_path):

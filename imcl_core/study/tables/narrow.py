@@ -124,8 +124,10 @@ def case_of(config: RunConfig) -> str:
 
 
 def narrow_table(ledger: Ledger) -> Table:
-    """The runs in `narrow`: their errors, their gains with bounds, the paper's gains, a verdict by a proxy."""
+    """The runs in `narrow` by network and data: errors, gains with bounds, the paper's gains, a verdict by a proxy."""
     known, shown = {gain.config.key: gain for gain in gains(ledger)}, reproduced(ledger)
+    cases = list(dict.fromkeys(map(case_of, shown)))
+    shown.sort(key=lambda config: cases.index(case_of(config)))
     pairs = [pair for gain in known.values() for pair in paired((gain.baseline, gain.config), ledger).values()]
     across = sum(one.on_gpu != other.on_gpu for one, other in pairs)
     lines = [_row(config, ledger.runs(config), known.get(config.key)) for config in shown]

@@ -105,6 +105,8 @@ class Table:
         shown = self.data.reindex(columns=list(self.shown))
         if "last_mean" in shown:
             shown["last_mean"] = [NO_RUN if pd.isna(value) else f"{value:.2f}" for value in shown["last_mean"]]
+        if "lr" in shown:
+            shown["lr"] = shown["lr"].map("{:g}".format)
         shown = shown.dropna(axis="columns", how="all")
         body = shown.to_string(index=False, na_rep="", float_format="{:.2f}".format) if len(shown) else NO_RUN
         return f"{self.title}\n\n{body}\n\n{textwrap.fill(self.note, 110)}\n"
