@@ -3,6 +3,7 @@
 import ast
 import csv
 import io
+import itertools
 import json
 import re
 import statistics
@@ -270,6 +271,15 @@ def test_a_decision_taken_the_other_way_stands_beside_the_same_seeds_as_decided(
     ]  # fmt: skip
     assert found.rows[0][0].lines == ("ResNet-18 on CIFAR-100",)
     assert {len(row) for row in found.rows} == {len(found.columns)}
+
+
+def test_a_decision_with_and_without_augmentation_is_two_lines_of_text_that_differ(tmp_path):
+    for seed, augment in itertools.product(range(3), (True, False)):
+        place = {"model": "resnet18"} | ({} if augment else {"dataset": "stl10", "augment": False})
+        for config in grids.ablation("pull-push", place | grids.WITHOUT_PROJECTION, "narrow", seed):
+            write(tmp_path, Record(config, record(30.0).curve, RUN))
+    lines = [line for line in str(tables.table("decisions", Ledger(tmp_path))).splitlines() if "pp_projection     3x3" in line]
+    assert len(lines) == 2 and lines[0] != lines[1]
 
 
 # --- the forms ------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ def decisions_table(ledger: Ledger) -> Table:
         note += f" Not run yet: {', '.join(unknown)}."
     columns = ("network and data", "method", "decided → changed", "profile", "n", "error", "gain")
     shown = (
-        "dataset", "model", "method", "setting", "decided", "changed", "profile", "n", "last_mean", "last_deviation",
-        "gain", "lower", "upper", "pairs",
+        "dataset", "model", "augment", "method", "setting", "decided", "changed", "profile", "n", "last_mean",
+        "last_deviation", "gain", "lower", "upper", "pairs",
     )  # fmt: skip
     rows, data = zip(*lines, strict=True) if lines else ((), ())
     frame = pd.DataFrame(data, columns=None if data else shown)
@@ -57,7 +57,8 @@ def _row(
         Cell((f"{summary['last_mean']:.2f}" + plus_minus(summary["last_deviation"]),), summary["last_mean"]),
         Cell(tuple(filter(None, gained)) or ("",), found.mean),
     )
-    about = {"table": "decisions", "setting": setting, "decided": ways[0], "changed": ways[1]}
+    about = {"table": "decisions", "augment": decided.augment, "setting": setting}
+    about |= {"decided": ways[0], "changed": ways[1]}
     gain = {"gain": found.mean, "lower": found.lower, "upper": found.upper, "pairs": found.n}
     return line, about | summary | gain
 
