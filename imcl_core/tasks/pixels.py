@@ -57,7 +57,8 @@ class Pixels(Images):
     def __init__(self, settings: Any, smoothing: float = 0.0, ignored: int | None = None):
         settings = settings if isinstance(settings, PixelSettings) else PixelSettings()
         super().__init__(settings, smoothing, settings.ignore_label if ignored is None else ignored)
-        self._pixels: tuple[Tensor, Tensor, Tensor] | None = None
+        self._counted: tuple[Tensor, Tensor, Tensor] | None = None  # image, row, column of a step's pixels that count
+        self._pixels: tuple[Tensor, Tensor, Tensor] | None = None  # of those to compare
 
     def takes(self, term: type) -> bool:
         return term.pixels
@@ -65,24 +66,24 @@ class Pixels(Images):
     @contextmanager
     def step(self, images: Tensor, labels: Tensor, comparing: bool) -> Iterator[None]:
         self._size = images.shape[2:]
-        self._pixels = self.draw(labels) if comparing and self.settings.pp_pixels else None
+        places = self._counts(labels).nonzero()  # once, since a GPU waits for their number
+        self._counted = places.unbind(1)
+        self._pixels = self.draw(places) if comparing and self.settings.pp_pixels else None
         try:
             yield
         finally:
-            self._pixels = None
+            self._counted = self._pixels = None
 
-    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, row and column of the pixels to compare, of those that count; all where there are no more."""
-        places = self._counts(labels).nonzero()
-        order = torch.randperm(len(places), device=labels.device)
+    def draw(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Some of the pixels that count; all where there are no more."""
+        order = torch.randperm(len(places), device=places.device)
         return places[order[: self.settings.pp_pixels]].unbind(1)
 
     def _counts(self, labels: Tensor) -> Tensor:
         return labels.sum(dim=1) > 0 if labels.is_floating_point() else labels != self.ignored
 
     def targets(self, labels: Tensor, like: Tensor) -> Tensor:
-        counts = self._counts(labels)
-        labels = (labels.movedim(1, -1) if labels.is_floating_point() else labels)[counts]
+        labels = (labels.movedim(1, -1) if labels.is_floating_point() else labels)[self._counted]
         return self._soft(labels, like, like.shape[1]) if self.smoothing else labels
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class Pixels(Images):
         z = losses.promote(logits).flatten(0, -4)
         if z.shape[2:] != labels.shape[-2:]:
             z = F.interpolate(z, size=labels.shape[-2:], mode="bilinear")
-        return z.movedim(1, -1).unflatten(0, (*more, batch))[..., self._counts(labels), :]
+        return z.movedim(1, -1).unflatten(0, (*more, batch))[..., *self._counted, :]
 
     def compared(self, maps: Tensor) -> Tensor:
         """The maps' columns (P, C) at the pixels drawn, or the maps (B, C, h, w) of whole images."""

@@ -278,7 +278,11 @@ def test_a_decision_with_and_without_augmentation_is_two_lines_of_text_that_diff
         place = {"model": "resnet18"} | ({} if augment else {"dataset": "stl10", "augment": False})
         for config in grids.ablation("pull-push", place | grids.WITHOUT_PROJECTION, "narrow", seed):
             write(tmp_path, Record(config, record(30.0).curve, RUN))
-    lines = [line for line in str(tables.table("decisions", Ledger(tmp_path))).splitlines() if "pp_projection     3x3" in line]
+    lines = [
+        line
+        for line in str(tables.table("decisions", Ledger(tmp_path))).splitlines()
+        if "pp_projection     3x3" in line
+    ]
     assert len(lines) == 2 and lines[0] != lines[1]
 
 

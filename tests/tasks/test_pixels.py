@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imcl_core import ImclError, losses
 from imcl_core.collaboration import DenseCollaboration, DenseSettings
@@ -88,7 +89,7 @@ def test_mid_teaches_every_pixel_from_the_deeper_layers():
 def test_pull_push_compares_pixels_or_images(pixels):
     collaboration, (images, labels) = make("pull-push", pp_pixels=pixels), make_batch()
     maps, drawn, draw = {}, [], collaboration.task.draw
-    collaboration.task.draw = lambda labels: drawn.append(draw(labels)) or drawn[-1]
+    collaboration.task.draw = lambda places: drawn.append(draw(places)) or drawn[-1]
     name = collaboration.layers[4]  # the bottleneck's first: maps of 2×2
     collaboration.network.get_submodule(name).register_forward_hook(lambda m, x, y: maps.update({name: y.detach()}))
     value = run(collaboration, images, labels)[f"pull-push/{name}"].item()
@@ -282,6 +283,23 @@ def step(methods="mid", batch=None, **settings):
     return collaboration(*(batch or make_batch()))
 
 
+def test_the_pixels_that_count_are_looked_for_once_a_step():
+    """A GPU waits for their number: of `nonzero`, and of a mask that stands for places."""
+    aten, found = torch.ops.aten, []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            places = args[1] if call is aten.index.Tensor else ()
+            masks = [place for place in places if place is not None and place.dtype == torch.bool]
+            found.extend([call, *masks][call is not aten.nonzero.default :])
+            return call(*args, **(kwargs or {}))
+
+    collaboration, batch = make("out+mid"), make_batch()
+    with Watch():
+        collaboration(*batch)
+    assert len(found) == 1
+
+
 def batch_with(labels=lambda y: y, images=lambda x: x):
     x, y = make_batch()
     return images(x), labels(y)
@@ -325,6 +343,6 @@ def test_one_image_is_enough_where_pixels_are_compared():
 def test_the_pixels_compared_are_drawn_afresh_from_all_images():
     task, (_, labels) = make("pull-push", pp_pixels=20).task, make_batch(ignored=False)
     torch.manual_seed(0)
-    one, other = (torch.stack(task.draw(labels), dim=1) for _ in range(2))
+    one, other = (torch.stack(task.draw(torch.ones_like(labels).nonzero()), dim=1) for _ in range(2))
     assert len(one.unique(dim=0)) == 20 and one[:, 0].unique().tolist() == list(range(BATCH))
     assert not torch.equal(one, other)
