@@ -25,7 +25,8 @@ class Images:
 
     def __init__(self, settings: Any, smoothing: float = 0.0, ignored: int | None = None):
         self.settings, self.smoothing, self.ignored, self.num_classes = settings, smoothing, ignored, 0
-        self._counted: Tensor | None = None  # which images of a step count, where not all may
+        self._counted: Tensor | None = None  # places of the images of a step that count, where not all may
+        self._batch = 0  # how many images there are in all, then
 
     def takes(self, term: type) -> bool:
         """Whether a method is for such labels."""
@@ -37,7 +38,8 @@ class Images:
 
     @contextmanager
     def _counting(self, labels: Tensor) -> Iterator[None]:
-        self._counted = labels != self.ignored
+        self._counted = (labels != self.ignored).nonzero()[:, 0]  # once, since a GPU waits for their number
+        self._batch = len(labels)
         try:
             yield
         finally:
@@ -62,8 +64,7 @@ class Images:
 
     def _kept(self, rows: Tensor) -> Tensor:
         """Of rows, those of images that count; of several branches, one behind the other."""
-        counted = self._counted
-        return rows if counted is None else rows[counted.repeat(len(rows) // len(counted))]
+        return rows if self._counted is None else rows.unflatten(0, (-1, self._batch))[:, self._counted].flatten(0, 1)
 
     def _soft(self, labels: Tensor, like: Tensor, classes: int) -> Tensor:
         if not labels.is_floating_point():

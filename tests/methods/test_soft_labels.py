@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
 from imcl_core import Collaboration, DenseCollaboration, DenseSettings, ImclError, losses
@@ -142,6 +143,31 @@ def dense(name, **options):
     return DenseCollaboration(
         UNet(CLASSES, 4).double(), name, settings=settings, image_shape=(3, 8, 8), **options
     ).double()
+
+
+class Searches(TorchDispatchMode):
+    """Lists what a GPU waits for when it looks for places: calls of `nonzero`, and masks that stand for places."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        masks = args[1] if call is torch.ops.aten.index.Tensor else ()
+        self.found += [mask for mask in masks if mask is not None and mask.dtype == torch.bool]
+        self.found += [call] * (call is torch.ops.aten.nonzero.default)
+        return call(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("of_pixels", [False, True])
+def test_what_counts_is_looked_for_once_a_step(of_pixels):
+    images, labels = batch()
+    collaboration = make("out+mid", ignore_label=-100)
+    if of_pixels:
+        collaboration, images, labels = dense("out+mid"), images[:, :, :8, :8], labels[:, None, None].repeat(1, 8, 8)
+    with Searches() as searches:
+        collaboration(images, labels)
+    assert len(searches.found) == 1
 
 
 @each_of_pixels

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from imcl_core import ImclError, losses
 from imcl_core.collaboration import DenseCollaboration, DenseSettings
@@ -281,23 +280,6 @@ class Fixed(nn.Module):
 def step(methods="mid", batch=None, **settings):
     collaboration = make(methods, **settings)
     return collaboration(*(batch or make_batch()))
-
-
-def test_the_pixels_that_count_are_looked_for_once_a_step():
-    """A GPU waits for their number: of `nonzero`, and of a mask that stands for places."""
-    aten, found = torch.ops.aten, []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-            places = args[1] if call is aten.index.Tensor else ()
-            masks = [place for place in places if place is not None and place.dtype == torch.bool]
-            found.extend([call, *masks][call is not aten.nonzero.default :])
-            return call(*args, **(kwargs or {}))
-
-    collaboration, batch = make("out+mid"), make_batch()
-    with Watch():
-        collaboration(*batch)
-    assert len(found) == 1
 
 
 def batch_with(labels=lambda y: y, images=lambda x: x):
