@@ -155,9 +155,8 @@ def plan(
         print("\non two cores, a run on each, as measured by the records")
         for name, configs in grids.items():
             left = [config for config in configs if config.name not in done]
-            both = (core_hours(runs, records) for runs in (configs, left))
-            whole, rest = (told_hours(hours / 2, unmeasured) for hours, unmeasured in both)
-            print(f"{name:18}{whole:>8}; of it left: {rest}")
+            (all_of_it, unknown), (rest, unmeasured) = (core_hours(runs, records) for runs in (configs, left))
+            print(f"{name:18}{told_hours(all_of_it / 2, unknown):>8}; of it left: {told_hours(rest / 2, unmeasured)}")
     if price is not None:
         cost = table.filter(like=", h") * price
         print(f"\nat {price:g} an hour\n{cost.to_string(float_format='{:.0f}'.format)}")
