@@ -1,9 +1,13 @@
 """Networks that are changed after terms were attached, that do more in training, or keep losses of their own."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from imcl_core import Collaboration, DenseCollaboration, ImclError, MethodSettings
 from imcl_core.methods import TERMS, Term, register
@@ -186,29 +190,34 @@ def test_features_in_a_list_have_their_gradient():
 
 
 class Keeping(nn.Module):
-    """A layer that keeps a loss, as of a code book or of experts."""
+    """A layer that keeps a loss, as of a code book or of experts, in what `holder` makes of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, holder: Callable[[Tensor], Any] = lambda loss: loss) -> None:
         super().__init__()
-        self.scale, self.conv = nn.Parameter(torch.ones(8, 1, 1)), nn.Conv2d(8, 8, 1)
+        self.scale, self.conv, self.holder = nn.Parameter(torch.ones(8, 1, 1)), nn.Conv2d(8, 8, 1), holder
 
     def forward(self, x: Tensor) -> Tensor:
-        self.kept = self.conv(x).square().mean()
+        self.kept = self.holder(self.conv(x).square().mean())
         return x * self.scale
 
 
-def of_what_is_kept(methods: str) -> Tensor:
+def of_what_is_kept(methods: str, holder: Callable[[Tensor], Any]) -> Tensor:
     """The gradient of what a layer keeps, at the first convolution."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Keeping(), *tail())
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Keeping(holder), *tail())
     collaboration = Collaboration(network, methods, image_shape=SHAPE, layers="2" if methods == "mid" else None)
     loss = collaboration(IMAGES, LABELS)
-    (0 * loss + network[2].kept).backward()
+    (kept,) = tree_leaves(network[2].kept)
+    (0 * loss + kept).backward()
     return network[0].weight.grad
 
 
-def test_a_loss_that_a_layer_keeps_has_all_its_gradient():
-    torch.testing.assert_close(of_what_is_kept("mid"), of_what_is_kept("baseline"))
+HOLDERS = {"attribute": lambda loss: loss, "list": lambda loss: [loss], "dictionary": lambda loss: {"loss": loss}}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_a_loss_that_a_layer_keeps_has_all_its_gradient(holder):
+    torch.testing.assert_close(of_what_is_kept("mid", holder), of_what_is_kept("baseline", holder))
 
 
 class KeepingInTraining(Keeping):
@@ -227,10 +236,10 @@ class KeepingInTraining(Keeping):
 def test_a_loss_that_a_layer_keeps_in_training_alone_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), KeepingInTraining(), *tail())
     collaboration = Collaboration(network, "mid", image_shape=SHAPE, layers=["0", "2"])
-    collaboration(IMAGES, LABELS).backward()
-    loss = collaboration(IMAGES, LABELS) + network[2].losses[-1]
-    with pytest.raises(ImclError, match="Layer '2' keeps something that reaches below it in training"):
-        loss.backward()
+    for _ in range(2):
+        loss = collaboration(IMAGES, LABELS) + network[2].losses.pop()
+        with pytest.raises(ImclError, match="Layer '2' keeps something that reaches below it in training"):
+            loss.backward()
 
 
 def of_what_is_hooked(methods: str) -> Tensor:

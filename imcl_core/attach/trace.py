@@ -1,5 +1,6 @@
 """One image's way through any classifier: every call of a module, and what is named among them."""
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -324,8 +325,14 @@ class Trace:
 
 
 def keeps_a_graph(module: nn.Module) -> bool:
-    """Whether it holds a tensor that it computed, such as a loss of its own, for others to differentiate."""
-    return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in vars(module).values())
+    """Whether it holds a tensor that it computed, such as a loss of its own, for others to differentiate.
+
+    As an attribute, or in one that is a list, a tuple or a dictionary.
+    """
+    held = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    inside = [each for each in held if isinstance(each, list | tuple | dict)]
+    held += itertools.chain.from_iterable(each.values() if isinstance(each, dict) else each for each in inside)
+    return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in held)
 
 
 def version_of(tensor: Tensor) -> int:
