@@ -324,15 +324,18 @@ class Trace:
         raise ImclError(f"The network does not end in an nn.Sequential with dropout, which out needs: {remedy}.")
 
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # names of attributes, which hold nothing that was computed
+_HOLDERS = (list, tuple, dict)
+
+
 def keeps_a_graph(module: nn.Module) -> bool:
     """Whether it holds a tensor that it computed, such as a loss of its own, for others to differentiate.
 
     As an attribute, or in one that is a list, a tuple or a dictionary.
     """
-    held = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
-    inside = [each for each in held if isinstance(each, list | tuple | dict)]
-    held += itertools.chain.from_iterable(each.values() if isinstance(each, dict) else each for each in inside)
-    return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in held)
+    own = [value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE]  # it is asked in every step
+    several = [each.values() if isinstance(each, dict) else each for each in own if isinstance(each, _HOLDERS)]
+    return any(isinstance(kept, Tensor) and kept.grad_fn is not None for kept in itertools.chain(own, *several))
 
 
 def version_of(tensor: Tensor) -> int:
