@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from imcl_core import losses
 from imcl_core.attach.layer import Layer
-from imcl_core.attach.sites import Sites
+from imcl_core.attach.sites import Sites, check_plain, check_python
 from imcl_core.attach.trace import logits_of, without_auxiliary
 from imcl_core.errors import ImclError, needed
 from imcl_core.local import behind, read_behind, read_locally, uncompiled, with_gradients
 from imcl_core.measure.cost import Counter
 from imcl_core.methods import PAPER, TERMS, Labels, Step, Term, parse_methods
+from imcl_core.methods.term import Heads
 from imcl_core.settings import Settings
 from imcl_core.tasks.images import Images, check_targets
 from imcl_core.tasks.pixels import Pixels, PixelSettings
@@ -52,6 +53,9 @@ class Collaboration(nn.Module):
     `network` stays the plain model: use it, or `collaboration(images)`, for inference, and save its `state_dict`.
     The neighbours are those of `imcl_core.methods`; what changes features or images does so in training mode only. Some
     portions and weights follow `progress`: set it as training goes on, from 0 to 1; while it is None they are constant.
+
+    `heads`, an `nn.ModuleDict`, keeps what is trained beside it, such as local classifiers: a module of your own can be
+    put in the place of one.
 
     After each call: `terms`, the value of every term by name (``"hard"`` or what took its place, ``"mid/<layer>"``
     …), and `logits`, (B, m), the network's own prediction; both detached.
@@ -109,7 +113,7 @@ class Collaboration(nn.Module):
     ):
         super().__init__()
         for given in (network, teacher):
-            _check_plain(given)
+            check_plain(given)
         _check_options(settings, image_shape, label_smoothing)
         self.network, self.methods, self.settings = network, parse_methods(methods), settings or self.Settings()
         self.image_shape, self.task = tuple(image_shape), self.Task(self.settings, label_smoothing, ignore_label)
@@ -122,11 +126,19 @@ class Collaboration(nn.Module):
         self.progress: float | Tensor | None = None
         self._local: list[Layer] = []
         if self._terms:
-            _check_python(network)
+            check_python(network)
             options = {"layers": layers, "kernels": kernels, "classifier": classifier, "teacher": teacher}
             attach = getattr(self.settings, "attach", "layers")
             with torch.inference_mode(False):
                 self._attach(Sites(network, self.image_shape, self.task.check_logits, attach=attach, **options), seed)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("network", "heads") and getattr(self, name, value) is not value:
+            raise ImclError(
+                "A Collaboration keeps the network and the heads that it was made with: make another one, or put a "
+                "module in the place of one of its heads."
+            )
+        super().__setattr__(name, value)
 
     def _check_methods(self) -> None:
         """Refuses methods that are not for this task."""
@@ -154,10 +166,12 @@ class Collaboration(nn.Module):
             for term in self._terms.values():
                 # A method's heads are the same whichever others are on. `torch.manual_seed` would seed GPUs too.
                 torch.default_generator.manual_seed(seed)
+                keys = {}
                 for place in term.reads:
                     if (head := term.head(place)) is not None:
-                        term.heads[place.name] = head.to(*devices, dtype=self._type_at(place))
-                        self.heads[term.named(place).replace(".", "/")] = term.heads[place.name]
+                        keys[place.name] = key = term.named(place).replace(".", "/")
+                        self.heads[key] = head.to(*devices, dtype=self._type_at(place))
+                term.heads = Heads(keys, self.heads)
 
     def _type_at(self, place: Layer) -> torch.dtype:
         """What the weights of a place are, and so those of its heads."""
@@ -398,27 +412,6 @@ def _check_options(settings: Any, image_shape: Any, label_smoothing: float) -> N
 def _settings_for(term: type[Term], settings: Settings) -> Settings:
     """`settings`, where they hold those of `term`; else its defaults: it was registered after they were made."""
     return settings if isinstance(settings, term.Settings) else term.Settings()
-
-
-def _check_python(network: nn.Module) -> None:
-    """Refuses compiled parts, in which no module can be watched."""
-    for name, module in network.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ImclError(
-                f"{f'Module {name!r}' if name else 'The network'} is a ScriptModule, in which terms find no layers: "
-                "attach to the Python module it was made of, and compile `collaboration.network` when it is trained."
-            )
-
-
-def _check_plain(network: nn.Module | None) -> None:
-    """Refuses wrappers: local losses run inside the network, where these do not look."""
-    kind = type(network).__name__
-    wrapper = "torch.compile" if hasattr(network, "_orig_mod") else "DistributedDataParallel"
-    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
-        raise ImclError(
-            f"The network is wrapped in {kind}: attach to the plain network, and "
-            f"wrap the Collaboration instead, in {wrapper}."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

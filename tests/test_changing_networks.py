@@ -1,4 +1,4 @@
-"""Networks that are changed after terms were attached, that do more in training, or keep losses of their own."""
+"""Networks that do more in training, or keep losses of their own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,55 +23,6 @@ def unit(inputs: int, outputs: int) -> nn.Sequential:
 
 def tail(classes: int = 4) -> tuple[nn.Module, ...]:
     return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
-
-
-# --- changed after terms were attached
-
-
-@pytest.mark.parametrize("classes", [2, 9])
-@pytest.mark.parametrize("methods", ["mid", "pull-push", "hsic", "predsim"])
-def test_another_number_of_classes_names_the_remedy(classes, methods):
-    network = nn.Sequential(unit(3, 8), *tail())
-    collaboration = Collaboration(network, methods, image_shape=SHAPE)
-    network[3] = nn.Linear(8, classes)
-    with pytest.raises(ImclError, match=f"{classes} classes, and of 4 when .* replace its last layer first"):
-        collaboration(IMAGES, LABELS % 2)
-
-
-def test_terms_that_know_no_classes_take_another_last_layer():
-    network = nn.Sequential(unit(3, 8), *tail())
-    collaboration = Collaboration(network, "kernel+cutout+label-smoothing", image_shape=SHAPE)
-    network[3] = nn.Linear(8, 9)
-    collaboration(IMAGES, LABELS).backward()
-
-
-def test_exhausted_memory_is_told_as_what_it_is(monkeypatch):
-    network = nn.Sequential(unit(3, 8), *tail())
-    collaboration = Collaboration(network, "mid", image_shape=SHAPE)
-    collaboration.heads.double()  # no head is of its layer's type
-
-    def exhausted(*_):
-        raise torch.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(network[0], "forward", exhausted)
-    with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        collaboration(IMAGES, LABELS)
-
-
-@pytest.mark.parametrize("methods", ["mid", "pull-push"])
-def test_a_network_cast_without_its_heads_names_the_remedy(methods):
-    network = nn.Sequential(unit(3, 8), *tail())
-    collaboration = Collaboration(network, methods, image_shape=SHAPE)
-    network.double()
-    with pytest.raises(ImclError, match="call `to` of the Collaboration"):
-        collaboration(IMAGES.double(), LABELS)
-    collaboration.double()(IMAGES.double(), LABELS).backward()
-
-
-def test_an_error_of_the_network_itself_stays_what_it_is():
-    collaboration = Collaboration(nn.Sequential(unit(3, 8), *tail()), "mid", image_shape=SHAPE)
-    with pytest.raises(RuntimeError, match="expected input"):
-        collaboration(IMAGES[:, :2], LABELS)
 
 
 # --- more in training

@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import nn
 
 from imcl_core.attach.layer import Layer, find_modules
@@ -166,3 +167,24 @@ def _last_kernels(network: Network, pointwise: bool) -> list[str]:
     units = tuple(f"{name}." for group in network.groups[-2:] for name in group)
     convolutions = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and n.startswith(units)}
     return [name for name, module in convolutions.items() if pointwise or module.kernel_size == (3, 3)]
+
+
+def check_python(network: nn.Module) -> None:
+    """Refuses compiled parts, in which no module can be watched."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ImclError(
+                f"{f'Module {name!r}' if name else 'The network'} is a ScriptModule, in which terms find no layers: "
+                "attach to the Python module it was made of, and compile `collaboration.network` when it is trained."
+            )
+
+
+def check_plain(network: nn.Module | None) -> None:
+    """Refuses wrappers: local losses run inside the network, where these do not look."""
+    kind = type(network).__name__
+    wrapper = "torch.compile" if hasattr(network, "_orig_mod") else "DistributedDataParallel"
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        raise ImclError(
+            f"The network is wrapped in {kind}: attach to the plain network, and "
+            f"wrap the Collaboration instead, in {wrapper}."
+        )

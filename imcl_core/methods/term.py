@@ -10,7 +10,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -60,6 +60,22 @@ class Step:
         return self.task.rows(logits, self.labels)
 
 
+class Heads(Mapping[str, nn.Module]):
+    """The heads of a term by place, as `of_all`, which keeps those of every term, has them now."""
+
+    def __init__(self, keys: dict[str, str], of_all: nn.ModuleDict):
+        self.keys_of_all, self.of_all = keys, of_all
+
+    def __getitem__(self, place: str) -> nn.Module:
+        return self.of_all[self.keys_of_all[place]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_of_all)
+
+    def __len__(self) -> int:
+        return len(self.keys_of_all)
+
+
 class Term:
     """A method of a `Collaboration`. A subclass says what it differs in; `register` makes its name known."""
 
@@ -80,7 +96,7 @@ class Term:
         self.settings, self.factor = settings, 1.0
         self.reads: list[Layer] = []
         self.changes: list[Layer] = []
-        self.heads: dict[str, nn.Module] = {}
+        self.heads: Mapping[str, nn.Module] = {}
         self.weights: list[str] = []  # modules whose weights it compares, by `weight_of`
         self.branched = ""  # the module that it runs for several predictions
 
