@@ -16,8 +16,8 @@ from imcl_core import losses
 from imcl_core.collaboration import Collaboration
 from imcl_core.data.batches import TrainBatches
 from imcl_core.errors import ImclError
-from imcl_core.training.at_once import AtOnce
 from imcl_core.training.config import RunConfig
+from imcl_core.training.foreach import Foreach
 
 _OF_THE_DEVICE = ("lr", "fused", "foreach", "differentiable")  # of a group of SGD: not to be taken from elsewhere
 
@@ -43,7 +43,7 @@ class Step:
         )
         self.ways = contextlib.nullcontext if config.captured else functools.partial(losses.as_on_a_gpu, False)
         self.algorithms = functools.partial(_deterministic, config.repeatable)
-        self.at_once: contextlib.AbstractContextManager = contextlib.nullcontext()
+        self.foreach: contextlib.AbstractContextManager = contextlib.nullcontext()
         self.objective: nn.Module = collaboration
         if distributed.is_initialized():
             # Batch normalisation and similarity matrices see the images of their own process alone.
@@ -58,7 +58,7 @@ class Step:
         """Trains on the batch at `start` of the epoch's order: the value of every term, and the error, a fraction."""
         images, labels = self.batches.batch(start)
         images = images.contiguous(memory_format=torch.channels_last)
-        with self.algorithms(), self.at_once, self.ways():
+        with self.algorithms(), self.foreach, self.ways():
             with self.precision():
                 loss = self.objective(images, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -115,7 +115,7 @@ class GraphedStep(Step):
         self.start = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), device=device)
         if alone:
-            self.at_once = AtOnce(collaboration, self.dtype)
+            self.foreach = Foreach(collaboration, self.dtype)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Tensor | None = None
         self.eager_steps = 0

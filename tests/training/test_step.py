@@ -10,7 +10,7 @@ from runs import CPU, load_digits, needs_bfloat16, run, tiny
 from imcl_core import ImclError, RunConfig, losses
 from imcl_core.training import run as training
 from imcl_core.training import step as steps
-from imcl_core.training.at_once import AtOnce
+from imcl_core.training.foreach import Foreach
 from imcl_core.training.recipes import PROFILES
 
 
@@ -137,7 +137,7 @@ def test_a_captured_exchange_of_gradients_is_made_and_warmed_up_as_pytorch_asks(
     step = steps.GraphedStep(run.collaboration, run.batches, run.config, CPU)
     assert step.warm_up == (3 if processes == 1 else 11)
     assert made_on == ([] if processes == 1 else [step.stream])
-    assert isinstance(step.at_once, AtOnce) == (processes == 1)
+    assert isinstance(step.foreach, Foreach) == (processes == 1)
 
 
 @pytest.mark.parametrize(("profile", "repeats"), [("narrow", True), ("paper", False)])
@@ -146,7 +146,7 @@ def test_narrow_gives_the_same_digits_each_time_on_a_gpu_too(monkeypatch, profil
     config = RunConfig(profile=profile, width=1 / 16, epochs=1, train_size=64)
     made, seen = training.Run(config, load_digits(), CPU), []
     step, cudnn = made.step, torch.backends.cudnn
-    step.at_once = AtOnce(made.collaboration, torch.float32)  # as a captured step has it
+    step.foreach = Foreach(made.collaboration, torch.float32)  # as a captured step has it
     made.collaboration.register_forward_pre_hook(lambda *_: seen.append((cudnn.deterministic, cudnn.benchmark)))
     before = cudnn.deterministic, cudnn.benchmark
     step(0)

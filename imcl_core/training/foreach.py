@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class AtOnce:
+class Foreach:
     """Encloses forward and backward of a step, in which weights in half precision stand for those in float32.
 
     Autocast casts every weight, and every gradient back, in a call of its own. Here all weights of convolutions and
