@@ -2,6 +2,26 @@
 document.getElementById("pst-primary-sidebar")?.setAttribute("role", "complementary");
 document.getElementById("pst-primary-sidebar")?.setAttribute("aria-label", "Book");
 document.querySelectorAll("[role=doc-biblioentry]").forEach(entry => entry.setAttribute("role", "listitem"));
+
+// pandas writes the names of an index in a row of their own, though the one above has room, and words to the right.
+const text = cell => cell.textContent.trim();
+function joinHeads([names, above]) {
+  const named = above ? [...names.cells].filter(text) : [];
+  if (!named.length || named.some((cell, i) => cell.cellIndex !== i || text(above.cells[i]))) return;
+  named.forEach((cell, i) => above.cells[i].replaceWith(cell));
+  names.remove();
+}
+function markWords(heads, rows) { // columns are counted from the right: an index has cells of several rows
+  for (let i = 1; i <= rows[0]?.cells.length; i++) {
+    const column = of => of.map(row => [...row.cells].at(-i)).filter(Boolean), cells = column(rows);
+    const words = cells.filter(cell => /\p{L}{2}/u.test(text(cell).replace("<NA>", "")));
+    if (words.length * 2 > cells.length) [...column(heads), ...cells].forEach(cell => cell.classList.add("word"));
+  }
+}
+for (const { tHead, tBodies } of document.querySelectorAll(".bd-article table.dataframe")) {
+  joinHeads([...tHead.rows].reverse());
+  markWords([...tHead.rows].filter(row => [...row.cells].every(cell => cell.colSpan === 1)), [...tBodies[0].rows]);
+}
 document.querySelectorAll("th").forEach(head => head.textContent.trim() || head.setAttribute("role", "cell"));
 
 // In a table, a long name may break behind a dot, a slash, a plus or an underscore.

@@ -55,6 +55,10 @@ LOOK = """async () => {
     wrong: [...document.querySelectorAll("mjx-merror, [data-mjx-error]")].map(e => e.textContent),
     width: document.documentElement.scrollWidth,
     pictures: [...new Set(own)],
+    heads: [...document.querySelectorAll("table.dataframe thead tr + tr:has(> :last-child:empty)")]
+      .filter(row => !row.previousElementSibling.cells[0].textContent.trim()).map(row => row.textContent.trim()),
+    words: [...document.querySelectorAll("table.dataframe tbody td")].filter(cell => /^[a-z]+$/.test(cell.textContent))
+      .filter(cell => getComputedStyle(cell).textAlign !== "left").map(cell => cell.textContent),
     bare: [...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src),
   };
 }"""
@@ -213,6 +217,11 @@ def test_nothing_is_cut(visits, kind):
 def test_on_a_desk_only_the_papers_tables_scroll(visits):
     """Those lie in a box of their own, which scrolls; on a phone others do too."""
     assert not [(v.page, v.seen["tables"]) for v in visits if v.view == "desk" and v.seen["tables"]]
+
+
+@pytest.mark.parametrize("kind", ["heads", "words"])
+def test_tables_of_pandas_have_no_row_for_one_name_and_words_to_the_left(visits, kind):
+    assert not [(visit.page, visit.seen[kind]) for visit in visits if visit.seen[kind]]
 
 
 def test_axe_finds_nothing(visits):
