@@ -115,10 +115,10 @@ def test_the_table_says_how_many_pairs_are_across_kinds_of_device(tmp_path):
     place = {"dataset": "stl10", "profile": "narrow"}
     write(tmp_path / "a", INTEL, "baseline", 26.0, 26.0, **place)
     write(tmp_path / "a", H200, "out", 25.0, 25.0, **place)
-    assert "For 2 of 2 pairs there is none" in narrow.narrow_table(Ledger(tmp_path)).note
+    assert "In 2 of 2 pairs, which have none" in narrow.narrow_table(Ledger(tmp_path)).note
     write(tmp_path / "b", H200, "baseline", 27.0, **place)
     table = narrow.narrow_table(Ledger(tmp_path))
-    assert "For 1 of 2 pairs there is none" in table.note
+    assert "In 1 of 2 pairs, which have none" in table.note
     assert cell(table, dataset="stl10")["gain"] == pytest.approx(1.5)
 
 

@@ -105,7 +105,12 @@ def test_rows_and_columns_are_the_papers(tmp_path, name, source):
             (row["dataset"], row["model"], row["method"]) for row in expected
         ]
         assert [f"{value:.2f}" for value in data.paper] == [row["value"] for row in expected]
-        shown = [cell.lines[1:] for row in table.rows for cell in row[1:] if (", plain" in row[0].lines[0]) != augment]
+        shown = [
+            cell.lines[1:]
+            for row in table.rows
+            for cell in row[1:]
+            if ("no augmentation" in row[0].lines[0]) != augment
+        ]
         assert shown == [(row["value"], "no run yet") for row in expected]
     assert set(table.data.metric) == {row["metric"] for row in rows}
     assert {len(row) for row in table.rows} == {len(table.columns)}

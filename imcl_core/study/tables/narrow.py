@@ -139,7 +139,8 @@ def narrow_table(ledger: Ledger) -> Table:
         "above zero is better; below, the bounds of its mean, each one-sided at "
         f"{CONFIDENCE:.0%}. Some baselines were trained on a "
         "processor and again on a GPU, which draws other dropout masks: the error shown is of the first run, and a "
-        f"gain is over the baseline of the method's kind of device. For {across} of {len(pairs)} pairs there is none. "
+        f"gain is over the baseline of the method's kind of device. In {across} of {len(pairs)} pairs, "
+        "which have none of that kind, the masks differ too. "
         "The verdict is that of the test of the ledger of claims, by a proxy, which may support a claim of the paper "
         "but never refutes it."
     )

@@ -91,7 +91,7 @@ def neighbours_table(ledger: Ledger, operations: Mapping[str, float] | None = No
             "training of a teacher, and the linear systems of hsic, are not in them."
         )
     priced = [] if operations is None else ["operations"]
-    columns = ("method, its strength", "held-out error", *priced, "gain on STL-10", "… on plain images")
+    columns = ("method, its strength", "held-out error", *priced, "gain on STL-10", "… without augmentation")
     tests = (f"{way}{key}_{m}" for way in ("", "plain_") for m in NETWORKS for key in ("gain_mean", "pairs"))
     shown = ("method", "strength", "held_out", *priced, *tests)
     title = "The four and their neighbours on equal terms, in narrow networks (not the paper's scale)"
