@@ -12,8 +12,10 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from pathlib import Path
 from statistics import median
+from threading import BrokenBarrierError
 
 import torch
 from steps import Timed
@@ -21,29 +23,37 @@ from steps import Timed
 from imcl_core.training.machine import choose_device, environment
 
 
-def worker(barrier, threads: int, model: str, profile: str, device: str, steps: int, results) -> None:
+def share(barrier) -> None:
+    """Keeps, in a process of the pool, what all of them wait at."""
+    global together
+    together = barrier
+
+
+def worker(threads: int, model: str, profile: str, device: str, steps: int) -> float:
     torch.set_num_threads(threads)
-    timed = Timed(model, "baseline", profile, torch.device(device))
-    timed.run(8)
-    barrier.wait()
+    try:
+        timed = Timed(model, "baseline", profile, torch.device(device))
+        timed.run(8)
+    except BaseException:
+        together.abort()  # the others wait for nobody
+        raise
+    together.wait()
     began = time.perf_counter()
     timed.run(steps)
-    results.put(steps * timed.batch_size / (time.perf_counter() - began))
+    return steps * timed.batch_size / (time.perf_counter() - began)
 
 
 def rate(jobs: int, model: str, profile: str, device: torch.device, steps: int) -> float:
-    """Images a second of `jobs` processes together."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(jobs), context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    arguments = (barrier, threads, model, profile, str(device), steps, results)
-    running = [context.Process(target=worker, args=arguments) for _ in range(jobs)]
-    for process in running:
-        process.start()
-    total = sum(results.get() for _ in running)
-    for process in running:
-        process.join()
-    return total
+    """Images a second of `jobs` processes together; raises what one of them raised."""
+    context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // jobs)
+    barrier = context.Barrier(jobs)
+    with ProcessPoolExecutor(jobs, context, initializer=share, initargs=(barrier,)) as pool:
+        running = [pool.submit(worker, threads, model, profile, str(device), steps) for _ in range(jobs)]
+        wait(running, return_when=FIRST_EXCEPTION)
+        raised = [error for each in running if each.done() and (error := each.exception())]
+        for error in sorted(raised, key=lambda error: isinstance(error, BrokenBarrierError)):
+            raise error
+        return sum(each.result() for each in running)
 
 
 def main() -> None:

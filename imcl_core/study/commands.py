@@ -212,7 +212,7 @@ def gpu(
     """Use half an hour of a GPU: check it, measure it, work through a table to the end of the time.
 
     examples:
-      imcl gpu --minutes 28 --out gpu                       then commit what is in gpu; the same again goes on
+      imcl gpu --minutes 28 --out runs/gpu                  then imcl merge runs/gpu/records; the same again goes on
       imcl gpu --minutes 4 --device cpu --profile smoke --table table-3 --dataset digits --steps 2    a rehearsal
     """
     from imcl_core.study.gpu.session import session

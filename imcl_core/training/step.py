@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as distributed
@@ -146,9 +146,31 @@ class GraphedStep(Step):
 
     def _capture(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # the graph makes its own gradients
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self.metrics = super().__call__(self.start)
+        graph, first = torch.cuda.CUDAGraph(), None
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream(self.device)), torch.cuda.graph(graph, stream=self.stream):
+                try:
+                    self.metrics = super().__call__(self.start)
+                except BaseException as error:
+                    first = error  # the end of the capture fails too, and hides it
+                    raise
+        except BaseException as error:
+            _take_back_capture(first or error, self.device)
+        self.graph = graph
+
+
+def _take_back_capture(error: BaseException, device: torch.device) -> NoReturn:
+    """Raises why a capture failed; random numbers wait for no replay any more, so that other runs here go on.
+
+    `ImclError` where neither memory nor the device is at fault.
+    """
+    numbers = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    numbers.graphsafe_set_state(numbers.clone_state())
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        raise error
+    torch.cuda.synchronize(device)  # raises where the GPU itself has failed
+    why = " ".join(str(error).split())[:200]
+    raise ImclError(f"A CUDA graph cannot hold this step ({why}): set captured to False.") from error
 
 
 @contextlib.contextmanager

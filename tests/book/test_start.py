@@ -114,8 +114,8 @@ def test_combinations_are_told_over_a_tuned_baseline_once_both_networks_have_eno
                 errors = [30 + s - less + (s - 1) * apart for s in range(3)]
                 write(tmp_path, *(record(e, seed=s, **methods, **place) for s, e in enumerate(errors)))
     assert sizes.over_tuned() == (
-        "Over a baseline whose rate and weight decay were searched too, the combinations that the paper recommends gain "
-        "from +1.00 to +2.00 points with augmentation (bounds above zero for 1 of 2 networks) and "
+        "Over a baseline whose rate and weight decay were searched too, the combinations that the paper recommends "
+        "gain from +1.00 to +2.00 points with augmentation (bounds above zero for 1 of 2 networks) and "
         "from +5.00 to +6.00 points without (for 2 of 2)."
     )
 

@@ -140,6 +140,63 @@ def test_a_captured_exchange_of_gradients_is_made_and_warmed_up_as_pytorch_asks(
     assert isinstance(step.foreach, Foreach) == (processes == 1)
 
 
+class Numbers:
+    """A GPU's generator, of which a capture is in progress until it gets another state."""
+
+    captures = True
+
+    def clone_state(self) -> str:
+        return "state"
+
+    def graphsafe_set_state(self, state: str) -> None:
+        self.captures = state != "state"
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "message"),
+    [
+        (RuntimeError("not permitted when\nstream is capturing"), ImclError, "not permitted when stream is capturing"),
+        (torch.OutOfMemoryError("no room"), torch.OutOfMemoryError, "no room"),
+        (ImclError("Layer 'a' did not run: leave it out."), ImclError, "Layer 'a' did not run: leave it out."),
+        (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt, "Ctrl-C"),
+    ],
+)
+def test_a_capture_that_fails_leaves_the_process_as_it_was(monkeypatch, raised, seen, message):
+    """As CUDA does, the end of such a capture raises too, before PyTorch has let go of the generator."""
+    step, numbers, streams = object.__new__(steps.GraphedStep), Numbers(), []
+    step.device, step.stream, step.graph, step.start = torch.device("cuda", 0), "capturing", None, 0
+    step.optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
+
+    @contextlib.contextmanager
+    def graph(_, stream):
+        streams.append(stream)
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    @contextlib.contextmanager
+    def usual(stream):
+        try:
+            yield
+        finally:
+            streams.append(stream)
+
+    def fails(*_):
+        raise raised
+
+    for name, value in {
+        "graph": graph, "CUDAGraph": object, "default_generators": [numbers], "synchronize": lambda _: None,
+        "current_stream": lambda _: "usual", "stream": usual,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(steps.Step, "__call__", fails)
+    with pytest.raises(seen, match=message) as told:
+        step._capture()
+    assert not numbers.captures and step.graph is None and streams == ["capturing", "usual"]
+    assert seen is not ImclError or str(told.value).endswith((": set captured to False.", "leave it out."))
+
+
 @pytest.mark.parametrize(("profile", "repeats"), [("narrow", True), ("paper", False)])
 def test_narrow_gives_the_same_digits_each_time_on_a_gpu_too(monkeypatch, profile, repeats):
     """cuDNN takes no algorithm that may sum in another order, and does not look for the fastest."""
