@@ -53,7 +53,7 @@ class Timed:
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
 
 def memory(model: str, methods: str, profile: str, device: torch.device) -> int:

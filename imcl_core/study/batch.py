@@ -311,8 +311,8 @@ def _work(
             except DeviceLost as error:  # to this very process
                 yield config, Result("failed", f"It ended the batch ({error})."), len(running)
                 raise ImclError(
-                    f"The batch ended at {config.name} ({error}): the same command goes on with the others, and "
-                    "--retry-failed tries this one again."
+                    f"The batch ended at {config.name} ({error}): the same command goes on with the others, and with "
+                    f"this one too once its {config.name}.failed.txt is removed."
                 ) from error
             yield config, None, len(running)
         for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
@@ -333,6 +333,8 @@ def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None
     name, failure = config.name, files.Files(job.out, config.name).failure
     if result.speed:
         job.speeds.measured.update([result.speed])
+    if result.state == "postponed":
+        job.speeds.tries = False
     if result.state == "failed":
         outcome.failed[name] = result.why
         write_whole(failure, f"{result.why}\n".encode())

@@ -37,6 +37,7 @@ class Speeds:
 
     def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
         self.device, self.data_folder = device, data_folder
+        self.tries = True  # whether runs of which nothing is known have a trial
         self.measured: dict[tuple, list[Measured]] = {}
         own = device_name(device)
         for record in records:
@@ -60,8 +61,11 @@ class Speeds:
         return seconds + statistics.median(each.rest for each in like)
 
     def fits(self, config: RunConfig, left: float) -> bool:
-        """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time."""
-        if self.seconds(config) is None and left > TRIAL_SECONDS:
+        """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time.
+
+        None once `tries` is off, as it is when a run of the batch did not fit: the end of a budget is for training.
+        """
+        if self.tries and self.seconds(config) is None and left > TRIAL_SECONDS:
             began = time.monotonic()
             self.measure(config)
             left -= time.monotonic() - began

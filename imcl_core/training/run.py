@@ -285,6 +285,7 @@ class Run:
     def trial(self, steps: int) -> tuple[float, float]:
         """Training images a second, and the seconds of an evaluation, from `steps` steps; spoils the weights."""
         self.collaboration.train()
+        self.step.set_progress(0.5)
         for _ in range(2):
             self._synchronise()
             started = time.perf_counter()

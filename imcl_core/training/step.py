@@ -199,9 +199,13 @@ def compute_type(config: RunConfig, device: torch.device) -> torch.dtype:
     if config.precision == "bfloat16" and not has_bfloat16(device):
         raise ImclError("This device does not compute in bfloat16 itself: leave out precision, or use float32.")
     if device.type == "cuda":
-        half = torch.bfloat16 if has_bfloat16(device) else torch.float16
-        return torch.float32 if config.precision == "float32" else half
+        return torch.float32 if config.precision == "float32" else half_type(device)
     return torch.bfloat16 if config.cpu_precision == "bfloat16" and has_bfloat16(device) else torch.float32
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """What half precision is there: float16 on a GPU before Ampere, bfloat16 elsewhere."""
+    return torch.float16 if device.type == "cuda" and not has_bfloat16(device) else torch.bfloat16
 
 
 def has_bfloat16(device: torch.device) -> bool:

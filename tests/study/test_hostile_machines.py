@@ -282,7 +282,9 @@ def test_a_gpu_that_failed_fails_no_other_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(batch, "train", fails)
     first, second = tiny(epochs=1), tiny(epochs=1, seed=1)
-    with pytest.raises(ImclError, match=rf"ended at {first.name} \(its GPU failed: CUDA error: .*--retry-failed"):
+    with pytest.raises(
+        ImclError, match=rf"ended at {first.name} \(its GPU failed: CUDA error: .*{first.name}.failed.txt is removed"
+    ):
         run([first, second], tmp_path)
     assert [path.name for path in tmp_path.glob("*.failed.txt")] == [f"{first.name}.failed.txt"]
     monkeypatch.undo()

@@ -9,7 +9,8 @@ from runs import run, tiny
 
 from imcl_core import ImclError
 from imcl_core.study import speeds
-from imcl_core.study.speeds import Speeds
+from imcl_core.study.batch import run_batch
+from imcl_core.study.speeds import Measured, Speeds
 
 CPU = torch.device("cpu")
 
@@ -93,3 +94,18 @@ def test_a_trial_names_the_remedy_as_training_does(monkeypatch, tmp_path):
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(list("abcdefghij")))
     with pytest.raises(ImclError, match="put the right file there"):
         Speeds(CPU, [], tmp_path).measure(tiny(dataset="cifar10"))
+
+
+def test_once_a_run_did_not_fit_no_other_has_a_trial(monkeypatch, tmp_path):
+    """The end of a budget is for training: trials of kinds that do not fit either would take it all."""
+    tried = []
+
+    def measure(self, config):
+        tried.append(config)
+        self.measured[config.like] = [Measured(1e-3, 0.0, 0.0)]
+
+    monkeypatch.setattr(Speeds, "measure", measure)
+    configs = [tiny(methods=methods) for methods in ("baseline", "out", "mid", "kernel")]
+    outcome = run_batch(configs, tmp_path, budget=60, progress=False)
+    assert outcome.postponed == [config.name for config in configs]
+    assert tried == configs[:1]

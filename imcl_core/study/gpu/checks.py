@@ -15,6 +15,7 @@ from imcl_core.networks import build
 from imcl_core.training.config import RunConfig
 from imcl_core.training.machine import own_random_numbers
 from imcl_core.training.run import Run
+from imcl_core.training.step import half_type
 
 MODELS = ("vgg16", "resnet18")
 ALL = "+".join(METHODS)
@@ -124,6 +125,7 @@ def _run(methods: str, device: torch.device, graphed: bool | None = None, **sett
     with own_random_numbers(device):
         run = Run(config, random_images(1_024, device), device, graphed)
     run.collaboration.train()
+    run.step.set_progress(0.5)
     return run
 
 
@@ -141,9 +143,9 @@ def _gradients(model: str, methods: str, device: torch.device, dtype: torch.dtyp
     collaboration = attached.to(device, dtype)
     draw = torch.Generator().manual_seed(1)
     images = torch.randn(16, 3, 32, 32, generator=draw, dtype=torch.float64).to(device, dtype)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+    with torch.autocast(device.type, dtype=half_type(device), enabled=half):
         loss = collaboration(images, torch.arange(16, device=device) % 10)
-    loss.backward()
+    (1_024 * loss).backward()  # else float16 loses the smallest, for which training has a scaler
     return torch.cat([p.grad.flatten() for p in collaboration.parameters() if p.grad is not None]).double().cpu()
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from imcl_core.study.gpu import checks, speeds
 from imcl_core.study.records import existing
 from imcl_core.study.speeds import Measured, Speeds
 from imcl_core.training.config import RunConfig, as_fast, fields_of
+from imcl_core.training.files import Files
 from imcl_core.training.machine import environment
 
 CHECKS_SECONDS = 85
@@ -38,6 +39,10 @@ class Session:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ImclError(f"Could not make the folder {out} ({error.strerror}): choose another one.") from error
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            earlier = json.loads((out / "gpu.json").read_bytes())
+            if earlier["device"] == self.found["device"]:
+                self.found["speeds"] = earlier["speeds"]
 
     def tell(self, line: str) -> None:
         """Prints a line, and adds it to the log."""
@@ -62,7 +67,7 @@ class Session:
         """The table of speeds, as far as a third of the time goes."""
         until = time.monotonic() + self.left / 3
         for row in speeds.rows(profile, self.device, steps):
-            self.found["speeds"].append(row)
+            self.found["speeds"] = [each for each in self.found["speeds"] if _of(each) != _of(row)] + [row]
             self.write()
             self.tell("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
             if time.monotonic() > until:
@@ -77,14 +82,16 @@ class Session:
                 known.measured.update(_as_measured(row, configs))
         options = {"done": [results], "data_folder": data_folder, "device": self.device, "progress": False}
         outcome = run_batch(configs, self.records, budget=max(0.0, self.left), speeds=known, **options)
-        failed = [*outcome.failed, *outcome.failed_before]  # remove `<name>.failed.txt` to have one tried again
-        self.tell(f"{len(outcome.done)} runs done, {len(failed)} failed: {'; '.join(failed) or '-'}")
-        self.found["failed_runs"] += failed
+        self.tell(f"{len(outcome.done)} runs done")
         begun = [config for config in configs if config.name in outcome.postponed]
         for config in begun:
             if self.left > 0:
                 self.tell(f"begins {config.name}, which another session can finish")
-                self.found["failed_runs"] += run_batch([config], self.records, **options).failed
+                run_batch([config], self.records, **options)
+
+    def failed(self, configs: Sequence[RunConfig]) -> list[str]:
+        """Runs that failed, now or before; one whose `<name>.failed.txt` is removed is tried again."""
+        return [config.name for config in configs if Files(self.records, config.name).failure.exists()]
 
 
 def session(
@@ -109,8 +116,8 @@ def session(
             at.check()
             at.measure(profile, steps)
             at.work(configs, results, data_folder)
-        failed = len(at.found["failed_runs"])
-        at.tell(f"{failed} runs failed: the folder of records says why" if failed else "all runs are done")
+        if not at.failed(configs):
+            at.tell("all runs are done")
     except (KeyboardInterrupt, ImclError) as error:
         if isinstance(error, ImclError) and not isinstance(error.__cause__, KeyboardInterrupt):
             at.tell(f"stopped: {error}")
@@ -119,6 +126,9 @@ def session(
         if at.left > 0:
             raise
     finally:
+        if failed := at.failed(configs):
+            at.tell(f"{len(failed)} runs failed, the folder of records says why: {'; '.join(failed)}")
+        at.found["failed_runs"] = failed
         at.write()
     return at.found
 
@@ -137,6 +147,11 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _of(row: dict[str, Any]) -> tuple:
+    """What a row is a measurement of."""
+    return row["what"], row.get("model"), row.get("methods")
 
 
 def _as_measured(row: dict[str, Any], configs: Sequence[RunConfig]) -> dict[tuple, list[Measured]]:

@@ -17,6 +17,7 @@ from imcl_core.study.gpu.checks import ALL, random_images
 from imcl_core.training.config import RunConfig
 from imcl_core.training.machine import forget_peak, own_random_numbers, peak_memory
 from imcl_core.training.run import Run
+from imcl_core.training.step import half_type
 
 MODELS = ("resnet18", "vgg16")
 METHODS = ("baseline", "out", "kernel", "mid", "pull-push", ALL)
@@ -36,7 +37,7 @@ def rows(profile: str, device: torch.device, steps: int) -> Iterator[Row]:
     for model in MODELS:
         config = RunConfig(dataset="cifar100", model=model, profile=profile)
         for half in (False, True) if device.type == "cuda" else (False,):
-            what = "plain loop, " + ("bfloat16" if half else "float32")
+            what = f"plain loop, {str(half_type(device) if half else torch.float32).removeprefix('torch.')}"
             rate = functools.partial(plain_rate, config, device, half, max(3, steps // 10))
             yield attempted(what, rate, model=model)
         per_image, baseline = flops_per_image(config), None
@@ -112,7 +113,7 @@ def plain_loop(
 
     def step() -> None:
         images, labels = (part.to(device, non_blocking=True) for part in next(batches))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, dtype=half_type(device), enabled=half):
             loss = F.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -144,7 +145,7 @@ class _Changed(TensorDataset):
 
 def seconds(act: Callable[[], Any], times: int, device: torch.device) -> float:
     """Of one call, over so many."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    wait = functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else (lambda: None)
     wait()
     began = time.perf_counter()
     for _ in range(times):
@@ -162,8 +163,8 @@ def flops_per_image(config: RunConfig) -> float:
 
 
 def matrix_peak(device: torch.device) -> float:
-    """FLOP/s of a large square matrix product, in bfloat16 on a GPU and float32 on a CPU."""
-    size, dtype = (8_192, torch.bfloat16) if device.type == "cuda" else (1_024, torch.float32)
+    """FLOP/s of a large square matrix product, in half precision on a GPU and float32 on a CPU."""
+    size, dtype = (8_192, half_type(device)) if device.type == "cuda" else (1_024, torch.float32)
     a = torch.randn(size, size, device=device, dtype=dtype)
     seconds(lambda: a @ a, 3, device)
     return 2 * size**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))

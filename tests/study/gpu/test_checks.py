@@ -6,6 +6,7 @@ import torch
 from imcl_core import losses
 from imcl_core.study.gpu import checks, speeds
 from imcl_core.training.config import RunConfig
+from imcl_core.training.step import half_type
 
 CPU = torch.device("cpu")
 
@@ -34,6 +35,37 @@ def test_right_gradients_pass_and_wrong_ones_do_not(monkeypatch):
 
 def test_a_run_resumed_on_the_device_is_the_same():
     checks.check_resume(CPU)
+
+
+@pytest.mark.parametrize(("capability", "half"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_a_gpu_is_checked_in_the_half_precision_that_it_trains_in(monkeypatch, capability, half):
+    asked, gpu = [], torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self.double())
+    monkeypatch.setattr(torch, "arange", lambda n, device=None: torch.tensor(range(n)))
+    autocast = torch.autocast
+    monkeypatch.setattr(
+        torch, "autocast", lambda _, dtype=None, enabled=True: asked.append(dtype) or autocast("cpu", enabled=False)
+    )
+    checks._gradients("resnet18", "baseline", gpu, torch.float64, half=True)
+    assert asked[0] is half
+    assert half_type(gpu) is half and half_type(CPU) is torch.bfloat16
+
+
+def test_checks_and_trials_run_midway_through_the_training():
+    run = checks._run("dropblock", CPU)
+    assert run.collaboration.progress == 0.5
+    run.step.set_progress(0.0)
+    run.trial(1)
+    assert run.collaboration.progress == 0.5
+
+
+def test_speeds_wait_for_the_gpu_that_is_measured(monkeypatch):
+    waited, second = [], torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    speeds.seconds(lambda: None, 1, second)
+    assert waited == [second, second]
 
 
 def test_no_check_is_begun_when_the_time_is_over():

@@ -60,6 +60,38 @@ def test_a_session_whose_runs_fail_says_so(tmp_path, quick, monkeypatch):
     assert again["failed_runs"] == found["failed_runs"]
 
 
+def test_a_run_that_failed_is_told_though_the_time_ended_the_queue(tmp_path, quick, monkeypatch):
+    train = batch.train
+
+    def broken(config, **how):
+        if config.seed == 0:
+            raise ImclError("no such luck")
+        return train(config, **how)
+
+    monkeypatch.setattr(batch, "train", broken)
+    monkeypatch.setattr(session, "run_batch", lambda *of, budget=None, **how: batch.run_batch(*of, **how))
+    configs = [tiny(epochs=1), tiny(epochs=400, seed=1)]
+    found = session.session(configs, 7 / 60, tmp_path, device=CPU, results=tmp_path / "none")
+    assert found["failed_runs"] == [configs[0].name]
+    assert f"1 runs failed, the folder of records says why: {configs[0].name}" in (tmp_path / "gpu-log.txt").read_text()
+
+
+def test_what_an_earlier_session_measured_stays_until_it_is_measured_again(tmp_path, quick, monkeypatch):
+    other = ROW | {"methods": "mid"}
+    for rows, expected in (
+        ([ROW, other], [ROW, other]),
+        ([], [ROW, other]),
+        ([faster := ROW | {"images_per_s": 2e3}], None),
+    ):
+        monkeypatch.setattr(speeds, "rows", lambda *_, rows=rows: iter(rows))
+        session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none")
+        found = json.loads((tmp_path / "gpu.json").read_text())["speeds"]
+        assert found == (expected or [other, faster])
+    (tmp_path / "gpu.json").write_text("{")
+    session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none")
+    assert json.loads((tmp_path / "gpu.json").read_text())["speeds"] == [faster]
+
+
 def test_a_session_ends_in_time_and_another_goes_on(tmp_path, quick):
     config = tiny(epochs=60, train_size=512)
     began = time.monotonic()
