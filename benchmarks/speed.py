@@ -20,7 +20,7 @@ from imcl_core.data.sets import DataSet
 from imcl_core.study.gpu.checks import random_images
 from imcl_core.study.gpu.speeds import flops_per_image, plain_loop, seconds
 from imcl_core.training.run import build_collaboration
-from imcl_core.training.step import make_step
+from imcl_core.training.step import half_type, make_step
 
 CLASSES = 100
 IMAGES = 4_096
@@ -51,7 +51,8 @@ def contenders(model: str, profile: str, device: torch.device, rounds: int, step
     )
     ways = {"plain float32, DataLoader": plain(config, data, device, False, workers)}
     if device.type == "cuda":
-        ways["plain bfloat16, DataLoader"] = plain(config, data, device, True, workers)
+        half = str(half_type(device)).removeprefix("torch.")
+        ways[f"plain {half}, DataLoader"] = plain(config, data, device, True, workers)
     ways["ours, as it reads"] = ours(config, data, device, graphed=False)
     if device.type == "cuda":
         ways["ours, CUDA graph"] = ours(config, data, device, graphed=True)

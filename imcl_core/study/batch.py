@@ -333,8 +333,8 @@ def _take(config: RunConfig, result: Result, job: Job, outcome: Outcome) -> None
     name, failure = config.name, files.Files(job.out, config.name).failure
     if result.speed:
         job.speeds.measured.update([result.speed])
-    if result.state == "postponed":
-        job.speeds.tries = False
+    if result.state == "postponed":  # what is left is mostly for runs whose speed is known
+        job.speeds.for_trials = min(job.speeds.for_trials, (job.ends - time.monotonic()) / 10)
     if result.state == "failed":
         outcome.failed[name] = result.why
         write_whole(failure, f"{result.why}\n".encode())

@@ -1,6 +1,7 @@
 """How long a run takes on a device: what a budget, and what is left of a table, are reckoned with."""
 
 import io
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ class Speeds:
 
     def __init__(self, device: torch.device, records: Iterable[Record], data_folder: str | Path | None = None):
         self.device, self.data_folder = device, data_folder
-        self.tries = True  # whether runs of which nothing is known have a trial
+        self.for_trials = math.inf  # seconds that trials may take yet
         self.measured: dict[tuple, list[Measured]] = {}
         own = device_name(device)
         for record in records:
@@ -63,12 +64,13 @@ class Speeds:
     def fits(self, config: RunConfig, left: float) -> bool:
         """Whether the run would end within `left` seconds; where nothing is known, a trial tells, if there is time.
 
-        None once `tries` is off, as it is when a run of the batch did not fit: the end of a budget is for training.
+        When `for_trials` is used up, none has: the end of a budget is for training.
         """
-        if self.tries and self.seconds(config) is None and left > TRIAL_SECONDS:
+        if self.for_trials > 0 and self.seconds(config) is None and left > TRIAL_SECONDS:
             began = time.monotonic()
             self.measure(config)
-            left -= time.monotonic() - began
+            took = time.monotonic() - began
+            left, self.for_trials = left - took, self.for_trials - took
         seconds = self.seconds(config)
         return seconds is not None and seconds <= left
 

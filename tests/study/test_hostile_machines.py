@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,7 @@ from imcl_core.study.pools import DeviceLost, Died, Here, Slots, _interrupts_wai
 from imcl_core.study.ray import RayPool
 from imcl_core.training import machine
 from imcl_core.training.record import read_record
+from imcl_core.training.step import GraphedStep
 
 
 def run(configs, out, **options):
@@ -290,6 +292,35 @@ def test_a_gpu_that_failed_fails_no_other_run(tmp_path, monkeypatch):
     monkeypatch.undo()
     again = run([first, second], tmp_path)
     assert again.done == [second.name] and "CUDA error" in again.failed_before[first.name]
+
+
+@needs_accelerator_error
+def test_a_step_that_cannot_be_captured_fails_its_own_run_alone(tmp_path, monkeypatch):
+    """CUDA tells it by the error that a GPU which failed raises."""
+    train, state = batch.train, []
+
+    def fails(*_, **__):
+        raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+
+    def captured(config, **how):
+        if config.seed == 0:
+            step = object.__new__(GraphedStep)
+            step.device, step.stream, step.start = torch.device("cuda", 0), None, 0
+            step.optimizer = torch.optim.SGD([torch.zeros(1)], 0.1)
+            step._capture()
+        return train(config, **how)
+
+    generator = SimpleNamespace(clone_state=lambda: "usual", graphsafe_set_state=state.append)
+    for name, value in {
+        "graph": fails, "CUDAGraph": object, "default_generators": [generator], "synchronize": lambda _: None,
+        "current_stream": lambda _: None, "stream": nullcontext,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(batch, "train", captured)
+    first, second = tiny(epochs=1), tiny(epochs=1, seed=1)
+    outcome = run([first, second], tmp_path)
+    assert outcome.done == [second.name] and state == ["usual"]
+    assert outcome.failed[first.name].endswith("when stream is capturing): set captured to False.")
 
 
 def test_on_ray_a_gpu_that_failed_is_a_process_that_died():

@@ -146,9 +146,9 @@ def over_tuned() -> str:
         ranges.append(f"from {signed(means[0])} to {signed(means[-1])} points")
         sure.append(sum(bounds(each)[0] > 0 for each in found))
     return (
-        "Over a baseline whose rate and weight decay were searched too, the combinations that the paper recommends gain "
-        f"{ranges[0]} with augmentation (bounds above zero for {sure[0]} of {len(BEST_OF)} networks) and {ranges[1]} "
-        f"without (for {sure[1]} of {len(BEST_OF)})."
+        "Over a baseline whose rate and weight decay were searched too, the combinations that the paper recommends "
+        f"gain {ranges[0]} with augmentation (bounds above zero for {sure[0]} of {len(BEST_OF)} networks) and "
+        f"{ranges[1]} without (for {sure[1]} of {len(BEST_OF)})."
     )
 
 

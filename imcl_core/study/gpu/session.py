@@ -20,7 +20,7 @@ from imcl_core.study.gpu import checks, speeds
 from imcl_core.study.records import existing
 from imcl_core.study.speeds import Measured, Speeds
 from imcl_core.training.config import RunConfig, as_fast, fields_of
-from imcl_core.training.files import Files
+from imcl_core.training.files import RECORD, Files, of_runs
 from imcl_core.training.machine import environment
 
 CHECKS_SECONDS = 85
@@ -30,10 +30,10 @@ RESERVE = 20  # seconds to write what an interrupted run has
 class Session:
     """What happens in `minutes` on a device, written into `out` as it comes: `gpu-log.txt`, `gpu.json`, `records/`."""
 
-    def __init__(self, out: Path, minutes: float, device: torch.device):
+    def __init__(self, out: Path, minutes: float, device: torch.device, profile: str):
         self.out, self.records, self.device = out, out / "records", device
         self.ends = time.monotonic() + 60 * minutes
-        self.found: dict[str, Any] = {**environment(device), "minutes": minutes, "speeds": []}
+        self.found: dict[str, Any] = {**environment(device), "minutes": minutes, "profile": profile, "speeds": []}
         self.found |= {"failed": None, "failed_runs": []}  # checks, and runs
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -41,8 +41,8 @@ class Session:
             raise ImclError(f"Could not make the folder {out} ({error.strerror}): choose another one.") from error
         with suppress(OSError, ValueError, KeyError, TypeError):
             earlier = json.loads((out / "gpu.json").read_bytes())
-            if earlier["device"] == self.found["device"]:
-                self.found["speeds"] = earlier["speeds"]
+            if all(earlier[name] == self.found[name] for name in ("device", "profile")):
+                self.found |= {name: earlier[name] for name in ("speeds", "failed", "failed_runs")}
 
     def tell(self, line: str) -> None:
         """Prints a line, and adds it to the log."""
@@ -63,10 +63,10 @@ class Session:
         self.found["failed"] = checks.run_checks(self.device, min(CHECKS_SECONDS, self.left / 3), self.tell)
         self.write()
 
-    def measure(self, profile: str, steps: int) -> None:
+    def measure(self, steps: int) -> None:
         """The table of speeds, as far as a third of the time goes."""
         until = time.monotonic() + self.left / 3
-        for row in speeds.rows(profile, self.device, steps):
+        for row in speeds.rows(self.found["profile"], self.device, steps):
             self.found["speeds"] = [each for each in self.found["speeds"] if _of(each) != _of(row)] + [row]
             self.write()
             self.tell("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
@@ -89,9 +89,14 @@ class Session:
                 self.tell(f"begins {config.name}, which another session can finish")
                 run_batch([config], self.records, **options)
 
-    def failed(self, configs: Sequence[RunConfig]) -> list[str]:
-        """Runs that failed, now or before; one whose `<name>.failed.txt` is removed is tried again."""
-        return [config.name for config in configs if Files(self.records, config.name).failure.exists()]
+    def failed(self, configs: Sequence[RunConfig], results: str | Path) -> list[str]:
+        """Runs that failed, now or before, without a record in `results`.
+
+        One whose `<name>.failed.txt` is removed is tried again.
+        """
+        failed = [config.name for config in configs if Files(self.records, config.name).failure.exists()]
+        done = of_runs(RECORD, *existing(results)) if failed else {}
+        return [name for name in failed if name not in done]
 
 
 def session(
@@ -109,14 +114,14 @@ def session(
 
     What a run has at the end is in its checkpoint: the same call goes on with it. A check that fails stops nothing.
     """
-    at = Session(Path(out).expanduser(), minutes, device)
+    at = Session(Path(out).expanduser(), minutes, device, profile)
     at.tell(f"{minutes:g} minutes on {at.found['device']}")
     try:
         with _interrupted_after(at.left):
             at.check()
-            at.measure(profile, steps)
+            at.measure(steps)
             at.work(configs, results, data_folder)
-        if not at.failed(configs):
+        if not at.failed(configs, results):
             at.tell("all runs are done")
     except (KeyboardInterrupt, ImclError) as error:
         if isinstance(error, ImclError) and not isinstance(error.__cause__, KeyboardInterrupt):
@@ -126,7 +131,7 @@ def session(
         if at.left > 0:
             raise
     finally:
-        if failed := at.failed(configs):
+        if failed := at.failed(configs, results):
             at.tell(f"{len(failed)} runs failed, the folder of records says why: {'; '.join(failed)}")
         at.found["failed_runs"] = failed
         at.write()

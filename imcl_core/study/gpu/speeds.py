@@ -32,14 +32,15 @@ def rows(profile: str, device: torch.device, steps: int) -> Iterator[Row]:
 
     What cannot be measured has a row that says why, in `failed`.
     """
-    first = attempted("fastest matrix product", lambda: {"flops_per_s": matrix_peak(device)})
+    types = (torch.float32, half_type(device)) if device.type == "cuda" else (torch.float32,)
+    named = [str(each).removeprefix("torch.") for each in types]
+    first = attempted(f"fastest matrix product, {named[-1]}", lambda: {"flops_per_s": matrix_peak(device)})
     yield first
     for model in MODELS:
         config = RunConfig(dataset="cifar100", model=model, profile=profile)
-        for half in (False, True) if device.type == "cuda" else (False,):
-            what = f"plain loop, {str(half_type(device) if half else torch.float32).removeprefix('torch.')}"
-            rate = functools.partial(plain_rate, config, device, half, max(3, steps // 10))
-            yield attempted(what, rate, model=model)
+        for dtype, name in zip(types, named, strict=True):
+            rate = functools.partial(plain_rate, config, device, dtype != torch.float32, max(3, steps // 10))
+            yield attempted(f"plain loop, {name}", rate, model=model)
         per_image, baseline = flops_per_image(config), None
         for methods in METHODS:
             tried = RunConfig(dataset="cifar100", model=model, methods=methods, profile=profile)

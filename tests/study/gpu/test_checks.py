@@ -1,5 +1,7 @@
 """The checks of a device find what is wrong, and go on."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -37,7 +39,12 @@ def test_a_run_resumed_on_the_device_is_the_same():
     checks.check_resume(CPU)
 
 
-@pytest.mark.parametrize(("capability", "half"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+half_of_capability = pytest.mark.parametrize(
+    ("capability", "half"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
+)
+
+
+@half_of_capability
 def test_a_gpu_is_checked_in_the_half_precision_that_it_trains_in(monkeypatch, capability, half):
     asked, gpu = [], torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
@@ -51,6 +58,26 @@ def test_a_gpu_is_checked_in_the_half_precision_that_it_trains_in(monkeypatch, c
     checks._gradients("resnet18", "baseline", gpu, torch.float64, half=True)
     assert asked[0] is half
     assert half_type(gpu) is half and half_type(CPU) is torch.bfloat16
+
+
+@half_of_capability
+def test_speeds_are_told_and_measured_in_the_half_precision_that_a_gpu_trains_in(monkeypatch, capability, half):
+    asked, gpu, autocast = [], torch.device("cuda"), torch.autocast
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch, "randn", lambda *_, dtype, **__: asked.append(dtype) or torch.ones(1, 1))
+    monkeypatch.setattr(
+        torch, "autocast", lambda _, dtype=None, enabled=True: asked.append(dtype) or autocast("cpu", enabled=False)
+    )
+    speeds.matrix_peak(gpu)
+    monkeypatch.setattr(speeds, "half_type", lambda _: half)
+    batch = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
+    speeds.plain_loop(RunConfig(dataset="cifar100", profile="smoke"), CPU, True, [batch])
+    assert asked == [half, half]
+    monkeypatch.setattr(speeds, "plain_rate", lambda *_: {})
+    name = str(half).removeprefix("torch.")
+    told = [row["what"] for row in itertools.islice(speeds.rows("smoke", gpu, 1), 3)]
+    assert told == [f"fastest matrix product, {name}", "plain loop, float32", f"plain loop, {name}"]
 
 
 def test_checks_and_trials_run_midway_through_the_training():

@@ -92,6 +92,36 @@ def test_what_an_earlier_session_measured_stays_until_it_is_measured_again(tmp_p
     assert json.loads((tmp_path / "gpu.json").read_text())["speeds"] == [faster]
 
 
+def test_speeds_of_a_rehearsal_plan_no_other_profile(tmp_path, quick, monkeypatch):
+    session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none", profile="smoke")
+    monkeypatch.setattr(speeds, "rows", lambda *_: iter([]))
+    again = session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none", profile="paper")
+    assert again["speeds"] == []
+
+
+def test_what_earlier_checks_found_stays_where_the_next_are_interrupted(tmp_path, quick, monkeypatch):
+    found = session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none")
+    assert found["failed"]
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks, "checks", lambda device: iter([("right", interrupted)]))
+    with pytest.raises(KeyboardInterrupt):
+        session.session([], 1, tmp_path, device=CPU, results=tmp_path / "none")
+    assert json.loads((tmp_path / "gpu.json").read_text())["failed"] == found["failed"]
+
+
+def test_a_run_that_failed_and_was_done_elsewhere_is_no_failure(tmp_path, quick):
+    config = tiny(epochs=1)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / f"{config.name}.failed.txt").write_text("There was no room.\n")
+    run(config, out=tmp_path / "results")
+    found = session.session([config], 1, tmp_path, device=CPU, results=tmp_path / "results")
+    assert found["failed_runs"] == []
+    assert "all runs are done" in (tmp_path / "gpu-log.txt").read_text()
+
+
 def test_a_session_ends_in_time_and_another_goes_on(tmp_path, quick):
     config = tiny(epochs=60, train_size=512)
     began = time.monotonic()
