@@ -58,7 +58,8 @@ LOOK = """async () => {
     heads: [...document.querySelectorAll("table.dataframe thead tr + tr:has(> :last-child:empty)")]
       .filter(row => !row.previousElementSibling.cells[0].textContent.trim()).map(row => row.textContent.trim()),
     words: [...document.querySelectorAll("table.dataframe tbody td")].filter(cell => /^[a-z]+$/.test(cell.textContent)
-        && [...cell.closest("tbody").rows].map(row => [...row.cells].at(cell.cellIndex - cell.parentElement.cells.length))
+        && [...cell.closest("tbody").rows]
+          .map(row => [...row.cells].at(cell.cellIndex - cell.parentElement.cells.length))
           .every(other => /[a-z]{2}/.test(other?.textContent)))
       .filter(cell => getComputedStyle(cell).textAlign !== "left").map(cell => cell.textContent),
     bare: [...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src),
