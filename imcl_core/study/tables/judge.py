@@ -123,6 +123,11 @@ def gained(config: RunConfig, over: RunConfig, ledger: Ledger) -> dict[int, floa
     }
 
 
+def mixed(pairs: Iterable[Sequence[Run]]) -> int:
+    """How many pairs are of a processor and a GPU, and so differ in their dropout masks too."""
+    return sum(one.on_gpu != other.on_gpu for one, other in pairs)
+
+
 def moments(gains: Iterable[float]) -> dict[str, float | None]:
     """Mean and deviation of gains, as tables name them; None where there are too few."""
     values = list(gains)

@@ -17,6 +17,7 @@ from imcl_core.study.tables.judge import (
     SEEDS,
     Verdict,
     gained,
+    mixed,
     moments,
     paired,
     summarise,
@@ -129,7 +130,6 @@ def narrow_table(ledger: Ledger) -> Table:
     cases = list(dict.fromkeys(map(case_of, shown)))
     shown.sort(key=lambda config: cases.index(case_of(config)))
     pairs = [pair for gain in known.values() for pair in paired((gain.baseline, gain.config), ledger).values()]
-    across = sum(one.on_gpu != other.on_gpu for one, other in pairs)
     lines = [_row(config, ledger.runs(config), known.get(config.key)) for config in shown]
     rows, data = zip(*lines, strict=True) if lines else ((), ())
     note = (
@@ -139,7 +139,7 @@ def narrow_table(ledger: Ledger) -> Table:
         "above zero is better; below, the bounds of its mean, each one-sided at "
         f"{CONFIDENCE:.0%}. Some baselines were trained on a "
         "processor and again on a GPU, which draws other dropout masks: the error shown is of the first run, and a "
-        f"gain is over the baseline of the method's kind of device. In {across} of {len(pairs)} pairs, "
+        f"gain is over the baseline of the method's kind of device. In {mixed(pairs)} of {len(pairs)} pairs, "
         "which have none of that kind, the masks differ too. "
         "The verdict is that of the test of the ledger of claims, by a proxy, which may support a claim of the paper "
         "but never refutes it."

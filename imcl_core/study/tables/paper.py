@@ -66,7 +66,7 @@ def printed_table(name: str, source: str) -> Callable[[Ledger], Table]:
             for d, m, a in ways
         ]
         names = [f"{NAMES[d]}, {NAMES[m]}" + ("" if a else ", no augmentation") for d, m, a in ways]
-        more = "" if len(ways) == len(heads) else " Plain: without augmentation, of which the paper says nothing."
+        more = "" if len(ways) == len(heads) else " Of augmentation on STL-10 the paper says nothing."
         return beside(name, names, [method_name(t) for t in methods], places, ledger, more)
 
     return build
